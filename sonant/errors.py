@@ -1,0 +1,60 @@
+"""The errors a reader may meet, as one tree.
+
+    SonantError
+    ├── ConfigError        a setting that does not exist, has the wrong type or does not fit
+    ├── AudioError         a recording that cannot be decoded or used
+    ├── ChatError          a conversation that cannot be rendered to tokens
+    ├── ManifestError      a line of a manifest that cannot be read (file:line)
+    ├── ModelError         parts of a model that do not exist or do not fit together
+    ├── CheckpointError    a checkpoint that is missing, incomplete or damaged
+    ├── TrainingError      a run that cannot go on (losses not finite, wrong world size)
+    ├── SynthesisError     a text-to-speech engine that is missing or failed
+    ├── EvaluationError    a score that cannot be computed
+    └── RequestError       a question to a model that cannot be answered
+
+Each message says what happened, the value, what is allowed and what to do. The command line prints it as one line.
+"""
+
+
+class SonantError(Exception):
+    """The root: catching it catches everything that Sonant raises on purpose."""
+
+
+class ConfigError(SonantError):
+    """A setting that does not exist, has the wrong type or does not fit."""
+
+
+class AudioError(SonantError):
+    """A recording that cannot be decoded or used."""
+
+
+class ChatError(SonantError):
+    """A conversation that cannot be rendered to tokens."""
+
+
+class ManifestError(SonantError):
+    """A line of a manifest that cannot be read; the message starts with file:line."""
+
+
+class ModelError(SonantError):
+    """Parts of a model that do not exist or do not fit together."""
+
+
+class CheckpointError(SonantError):
+    """A checkpoint that is missing, incomplete or damaged."""
+
+
+class TrainingError(SonantError):
+    """A run that cannot go on."""
+
+
+class SynthesisError(SonantError):
+    """A text-to-speech engine that is missing or failed."""
+
+
+class EvaluationError(SonantError):
+    """A score that cannot be computed."""
+
+
+class RequestError(SonantError):
+    """A question to a model that cannot be answered."""
