@@ -1,0 +1,48 @@
+# The two commands: `make quickstart` and `make test`. Both set up what they need.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Idle OpenMP threads that spin cost up to 6x on a busy machine.
+export OMP_WAIT_POLICY := PASSIVE
+export GOMP_SPINCOUNT := 0
+
+.PHONY: quickstart test unit recipe check setup setup-dev bench clean
+
+quickstart: setup  ## make the tiny world's corpora, train, measure, answer a spoken question
+	$(BIN)/sonant quickstart
+
+test: setup-dev check  ## everything that guards a change
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -q
+	$(BIN)/pytest -q -m recipe --timeout 600
+
+unit: setup-dev
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -q
+
+recipe: setup-dev
+	$(BIN)/pytest -q -m recipe --timeout 600
+
+check: setup-dev  ## lint, format, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+setup: $(VENV)/.installed
+setup-dev: $(VENV)/.installed-dev
+
+$(VENV)/bin/pip:
+	$(PYTHON) -c 'import sys; sys.exit(f"Sonant needs Python 3.11 to 3.13, this is {sys.version.split()[0]}; set PYTHON=python3.11" if not (3, 11) <= sys.version_info[:2] <= (3, 13) else 0)'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/pip
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[synth,eval]'
+	touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/pip
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[synth,eval,dev]'
+	touch $(VENV)/.installed $@
+
+bench: setup  ## every figure we promise, as asked / measured
+	$(BIN)/python -m bench
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info .mypy_cache .pytest_cache .ruff_cache
