@@ -1,0 +1,109 @@
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sonant.audio.io import info
+from sonant.errors import SynthesisError
+from sonant.synth.command import CommandSynthesizer
+from sonant.synth.tts import Speech, SpeechRequest, clip_path, load_synthesizer, speak
+
+pytest.importorskip("espeakng_loader")
+VOICES = ("en+f3", "en-us+whisper", "de")  # f3 and whisper are breathy: their noise must be seeded
+
+
+def spoken(requests: Sequence[SpeechRequest], *, num_workers: int = 1) -> list[bytes]:
+    engine = load_synthesizer("espeak", num_workers=num_workers)
+    return [samples.tobytes() for samples, _ in engine.synthesize(requests)]
+
+
+def test_the_same_list_in_fresh_workers_makes_the_same_bytes_in_any_order_and_number():
+    requests = [SpeechRequest(f"the dog {word}", voice) for word in ("runs", "sleeps") for voice in VOICES]
+    once = spoken(requests)
+    assert spoken(requests[::-1], num_workers=2)[::-1] == once
+    assert len(set(once)) == len(once)
+
+
+def test_rate_and_pitch_change_the_clip():
+    plain, fast, high = spoken([SpeechRequest("one", "en", **c) for c in ({}, {"rate": 2.0}, {"pitch": 1.6})])
+    assert len(fast) < 0.7 * len(plain)
+    assert high != plain
+
+
+@pytest.mark.parametrize("voice", ["en-gb+f3", "en+nobody", "nowhere"])
+def test_an_unknown_voice_is_refused_and_not_replaced(voice: str):
+    with pytest.raises(SynthesisError, match="no voice"):
+        spoken([SpeechRequest("one", voice)])
+
+
+def test_an_empty_text_and_a_wild_rate_are_refused():
+    with pytest.raises(SynthesisError, match="empty"):
+        SpeechRequest("  ", "en")
+    with pytest.raises(SynthesisError, match=r"0\.25 to 4"):
+        SpeechRequest("one", "en", rate=9.0)
+
+
+def test_an_unknown_engine_is_named_with_the_known_ones():
+    with pytest.raises(SynthesisError, match="espeak, flite, festival"):
+        load_synthesizer("parrot")
+
+
+class CountingSynthesizer:
+    name = "counting"
+
+    def __init__(self, loudness: float = 0.5) -> None:
+        self.spoken: list[str] = []
+        self.loudness = loudness
+
+    def synthesize(self, requests: Sequence[SpeechRequest]) -> Iterator[Speech]:
+        for request in requests:
+            self.spoken.append(request.text)
+            yield np.full(800, self.loudness, dtype=np.float32), 8000
+
+
+def test_clips_are_kept_by_hash_and_made_once(tmp_path: Path):
+    engine = CountingSynthesizer()
+    requests = [SpeechRequest(text, "v") for text in ("a", "b", "a")]
+    first = speak(engine, requests, folder=tmp_path)
+    assert first[0] == first[2] == clip_path(tmp_path, "counting", requests[0])
+    assert info(first[0]).num_samples == 1600
+    assert speak(engine, [*requests, SpeechRequest("c", "v")], folder=tmp_path)[:3] == first
+    assert engine.spoken == ["a", "b", "c"]
+    assert clip_path(tmp_path, "counting", SpeechRequest("a", "v", rate=1.1)) != first[0]
+
+
+def test_a_silent_clip_is_an_error(tmp_path: Path):
+    with pytest.raises(SynthesisError, match="no sound"):
+        speak(CountingSynthesizer(loudness=0.0), [SpeechRequest("a", "v")], folder=tmp_path)
+
+
+def test_a_missing_program_says_how_to_install_it():
+    engine = CommandSynthesizer("parrot", ["no-such-parrot", "{output}"], install="apt-get install parrot")
+    with pytest.raises(SynthesisError, match="apt-get install parrot"):
+        list(engine.synthesize([SpeechRequest("one", "v")]))
+
+
+def test_a_program_that_fails_or_writes_nothing_is_an_error():
+    with pytest.raises(SynthesisError, match="returned 1"):
+        list(CommandSynthesizer("false", ["false"]).synthesize([SpeechRequest("one", "v")]))
+    with pytest.raises(SynthesisError, match="wrote no sound file"):
+        list(CommandSynthesizer("true", ["true"]).synthesize([SpeechRequest("one", "v")]))
+
+
+def test_a_program_without_a_field_for_the_pitch_refuses_a_pitch():
+    with pytest.raises(SynthesisError, match="pitch"):
+        list(CommandSynthesizer("true", ["true"]).synthesize([SpeechRequest("one", "v", pitch=1.5)]))
+
+
+@pytest.mark.parametrize(("engine", "voice"), [("flite", "kal16"), ("festival", "kal_diphone")])
+def test_debian_engines_speak_in_order(engine: str, voice: str):
+    if shutil.which(engine) is None:
+        pytest.skip(f"{engine} is not installed (apt-get install {engine})")
+    requests = [SpeechRequest(text, voice, rate=1.1) for text in ("one", "one two three four")]
+    (short, _), (long, rate_hz) = load_synthesizer(engine).synthesize(requests)
+    assert 2 * len(short) < len(long)
+    assert rate_hz == 16_000
+    with pytest.raises(SynthesisError):
+        list(load_synthesizer(engine).synthesize([SpeechRequest("one", "nobody")]))
