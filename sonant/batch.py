@@ -1,0 +1,189 @@
+"""From conversations to tensors: one Example per row, one Batch per step.
+
+conversation ──render──▶ token_ids, loss_mask, slots
+             └─load, augment, extract──▶ features per FeatureSpec     ──collate──▶ Batch
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sonant.audio import io
+from sonant.audio.augment import Augmenter
+from sonant.audio.features import FeatureSpec, extract
+from sonant.chat.messages import AudioPart, Conversation
+from sonant.chat.render import render
+from sonant.chat.tokenizer import ChatTokenizer
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """One row: what is read, what is heard, and where."""
+
+    id: str
+    task: str
+    token_ids: NDArray[np.int64]  # (L,)
+    loss_mask: NDArray[np.float32]  # (L,)
+    audio_positions: NDArray[np.int64]  # (A,) frames come before token_ids[position]
+    features: Mapping[FeatureSpec, list[Tensor]]  # A tensors of (F, M) or (S,) each
+    audio_duration_s: float  # of all segments together
+    reference: str  # text of the closing assistant message
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Rows side by side. Audio segments are apart from rows: a row may hold none, one or many.
+
+    ```
+    token_ids   row 0: a b c d      audio_row      0 0 2
+                row 1: a b 0 0      audio_position 1 3 0     segment 0 is heard before token 1 of row 0
+                row 2: a b c 0
+    ```
+    """
+
+    ids: tuple[str, ...]
+    tasks: tuple[str, ...]
+    token_ids: Tensor  # (B, L) int64, right-padded with 0; padding is known by token_lengths, never by id
+    token_lengths: Tensor  # (B,) int64
+    loss_mask: Tensor  # (B, L) float32, 0 on padding
+    audio_row: Tensor  # (A,) int64, non-decreasing
+    audio_position: Tensor  # (A,) int64, non-decreasing inside a row
+    features: Mapping[FeatureSpec, Tensor]  # (A, F, M) or (A, S) float32, right-padded with 0
+    feature_lengths: Mapping[FeatureSpec, Tensor]  # (A,) int64
+    audio_duration_s: float
+
+    @property
+    def num_rows(self) -> int:
+        """B."""
+        return self.token_ids.shape[0]
+
+    @property
+    def num_audio(self) -> int:
+        """A."""
+        return self.audio_row.shape[0]
+
+    @property
+    def num_target_tokens(self) -> float:
+        """The weight of the loss: the first token of a row is never predicted."""
+        return float(self.loss_mask[:, 1:].sum())
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """Returns the batch with every tensor on `device`."""
+
+        def moved(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return value.to(device)
+            return {key: moved(v) for key, v in value.items()} if isinstance(value, Mapping) else value
+
+        return Batch(**{field.name: moved(getattr(self, field.name)) for field in fields(self)})
+
+
+@dataclass(frozen=True, eq=False)
+class StepBatches:
+    """This rank's micro-batches of one optimiser step; `step` counts inside the epoch."""
+
+    epoch: int
+    step: int
+    batches: list[Batch]
+
+
+def make_example(
+    conversation: Conversation,
+    tokenizer: ChatTokenizer,
+    specs: Sequence[FeatureSpec],
+    *,
+    for_generation: bool = False,
+    prompt_weight: float = 0.0,
+    augmenter: Augmenter | None = None,
+    rng: np.random.Generator | None = None,
+) -> Example:
+    """Returns one row, its audio loaded and turned into the features every encoder wants.
+
+    for_generation: renders the question only, with the generation prompt (see `sonant.chat.render.render`).
+    augmenter: changes the sound, drawing from `rng`; two encoders hear the same changed samples.
+
+    Raises: ChatError or AudioError, whichever comes first.
+    """
+    if augmenter is not None and rng is None:
+        raise ValueError("an augmenter needs rng, so that a row can be made again")
+    rendered = render(conversation, tokenizer, for_generation=for_generation, prompt_weight=prompt_weight)
+    features: dict[FeatureSpec, list[Tensor]] = {spec: [] for spec in specs}
+    duration_s = 0.0
+    for slot in rendered.slots:
+        segment, heard_s = _hear(slot.audio, specs, augmenter, rng)
+        duration_s += heard_s
+        for spec in specs:
+            features[spec].append(segment[spec])
+    return Example(
+        id=conversation.id,
+        task=conversation.task,
+        token_ids=rendered.token_ids,
+        loss_mask=rendered.loss_mask,
+        audio_positions=np.array([slot.position for slot in rendered.slots], dtype=np.int64),
+        features=features,
+        audio_duration_s=duration_s,
+        reference=conversation.reference,
+    )
+
+
+def collate(examples: Sequence[Example]) -> Batch:
+    """Returns the rows side by side, right-padded with zeros; segments keep the order of their rows.
+
+    Raises: ValueError if there is no row or the rows hold features for different encoders.
+    """
+    if not examples:
+        raise ValueError("a batch needs one row or more")
+    specs = list(examples[0].features)
+    if any(set(example.features) != set(specs) for example in examples):
+        raise ValueError("the rows of a batch must hold features for the same encoders")
+    features = {spec: _pad([f for e in examples for f in e.features[spec]], spec) for spec in specs}
+    row = np.repeat(np.arange(len(examples)), [len(e.audio_positions) for e in examples])
+    return Batch(
+        ids=tuple(e.id for e in examples),
+        tasks=tuple(e.task for e in examples),
+        token_ids=_stack([torch.from_numpy(e.token_ids) for e in examples]),
+        token_lengths=torch.tensor([len(e.token_ids) for e in examples]),
+        loss_mask=_stack([torch.from_numpy(e.loss_mask) for e in examples]),
+        audio_row=torch.from_numpy(row.astype(np.int64)),
+        audio_position=torch.from_numpy(np.concatenate([e.audio_positions for e in examples])),
+        features={spec: padded for spec, (padded, _) in features.items()},
+        feature_lengths={spec: lengths for spec, (_, lengths) in features.items()},
+        audio_duration_s=sum(e.audio_duration_s for e in examples),
+    )
+
+
+def _hear(
+    part: AudioPart, specs: Sequence[FeatureSpec], augmenter: Augmenter | None, rng: np.random.Generator | None
+) -> tuple[dict[FeatureSpec, Tensor], float]:
+    """The features of one segment, and its duration in seconds.
+
+    The file is read once, at the highest rate any encoder asks for, so that all of them hear the same changed sound.
+    """
+    rate_hz = max(spec.sample_rate_hz for spec in specs)
+    samples = io.load(part.source, sample_rate_hz=rate_hz, offset_s=part.offset_s, duration_s=part.duration_s)
+    if augmenter is not None and rng is not None:
+        samples = augmenter.samples(samples, sample_rate_hz=rate_hz, rng=rng)
+    features = {}
+    for spec in specs:
+        heard = io.resample(samples, from_hz=rate_hz, to_hz=spec.sample_rate_hz)
+        features[spec] = extract(torch.from_numpy(heard), spec)
+        if augmenter is not None and rng is not None and spec.kind == "log_mel":
+            features[spec] = augmenter.features(features[spec], rng=rng)
+    return features, len(samples) / rate_hz
+
+
+def _stack(rows: Sequence[Tensor]) -> Tensor:
+    return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
+
+
+def _pad(segments: Sequence[Tensor], spec: FeatureSpec) -> tuple[Tensor, Tensor]:
+    """(A, F, M) or (A, S) and its lengths (A,); without any segment, A and F or S are 0."""
+    lengths = torch.tensor([len(segment) for segment in segments], dtype=torch.int64)
+    if not segments:
+        return torch.zeros((0, 0) if spec.kind == "waveform" else (0, 0, spec.num_mels)), lengths
+    return _stack(segments), lengths

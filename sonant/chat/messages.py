@@ -1,0 +1,259 @@
+"""Conversations as pure values: messages made of text and audio parts, to and from JSON.
+
+    {"id": "ls-1089", "task": "asr", "messages": [
+      {"role": "user", "content": [{"type": "text", "text": "Transcribe:"}, {"type": "audio", "path": "a.flac"}]},
+      {"role": "assistant", "content": "he hoped there would be stew"}]}
+
+Keys this file does not know are kept in `extra` and written back.
+"""
+
+import base64
+import binascii
+import hashlib
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, cast, get_args
+
+from sonant.errors import ChatError
+
+Role = Literal["system", "user", "assistant"]
+Extra: TypeAlias = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class TextPart:
+    """A stretch of text; always plain, whatever markup it holds."""
+
+    text: str
+    extra: Extra = field(default_factory=dict, hash=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the part as JSON values."""
+        return {"type": "text", "text": self.text, **self.extra}
+
+
+@dataclass(frozen=True)
+class AudioPart:
+    """A stretch of a recording: a file (`path`) or its bytes (`data`), and what is said in it if known."""
+
+    path: str | None = None
+    offset_s: float = 0.0
+    duration_s: float | None = None  # None: up to the end
+    transcript: str | None = None
+    data: bytes | None = field(default=None, repr=False)
+    extra: Extra = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        if (self.path is None) == (self.data is None):
+            got = "neither" if self.path is None else "both"
+            raise ChatError(f"an audio part needs either a path or data, got {got}; name the file in 'path'")
+        if not (math.isfinite(self.offset_s) and self.offset_s >= 0):
+            raise ChatError(f"audio {self.name}: offset_s is {self.offset_s}; it must be 0 or more seconds")
+        if self.duration_s is not None and not (math.isfinite(self.duration_s) and self.duration_s > 0):
+            raise ChatError(
+                f"audio {self.name}: duration_s is {self.duration_s}; give more than 0 seconds or leave it out"
+            )
+
+    @property
+    def source(self) -> str | bytes:
+        """What `sonant.audio.io.load` reads."""
+        source = self.path if self.path is not None else self.data
+        assert source is not None
+        return source
+
+    @property
+    def name(self) -> str:
+        """The file name, or a digest of the bytes: a/x.wav and b/x.wav stay distinct, equal bytes do not."""
+        if self.path is not None:
+            return self.path
+        assert self.data is not None
+        return f"sha256:{hashlib.sha256(self.data).hexdigest()}"
+
+    @property
+    def key(self) -> tuple[str, float, float | None]:
+        """What makes two parts the same sound: (path or digest, offset in seconds, duration in seconds)."""
+        return self.name, self.offset_s, self.duration_s
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the part as JSON values; bytes become base64, and what is at its default is left out."""
+        data = None if self.data is None else base64.b64encode(self.data).decode("ascii")
+        known = {"path": self.path, "duration_s": self.duration_s, "transcript": self.transcript, "data": data}
+        known["offset_s"] = self.offset_s or None
+        return {"type": "audio", **{key: value for key, value in known.items() if value is not None}, **self.extra}
+
+
+Part: TypeAlias = TextPart | AudioPart
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn: who speaks, and the parts in the order they are heard and read."""
+
+    role: Role
+    parts: tuple[Part, ...]
+    extra: Extra = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        if self.role not in get_args(Role):
+            raise ChatError(f"role is {self.role!r}; allowed are {', '.join(get_args(Role))}")
+
+    @property
+    def text(self) -> str:
+        """The text parts, joined without anything between them."""
+        return "".join(part.text for part in self.parts if isinstance(part, TextPart))
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the message as JSON values; its content is always a list of parts."""
+        return {"role": self.role, "content": [part.to_json() for part in self.parts], **self.extra}
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """One row of a manifest, or one question to a model."""
+
+    messages: tuple[Message, ...]
+    id: str = ""
+    task: str = ""
+    language: str | None = None
+    speaker: str | None = None
+    extra: Extra = field(default_factory=dict, hash=False)
+
+    @property
+    def audio_parts(self) -> tuple[AudioPart, ...]:
+        """Every audio part, in order."""
+        return tuple(part for message in self.messages for part in message.parts if isinstance(part, AudioPart))
+
+    @property
+    def reference(self) -> str:
+        """The text of the closing assistant message, the one `prompt` leaves out; "" if there is none."""
+        return self.messages[-1].text if self._is_answered else ""
+
+    def prompt(self) -> "Conversation":
+        """Returns the conversation without its closing assistant message; a last user message always stays."""
+        return replace(self, messages=self.messages[:-1]) if self._is_answered else self
+
+    def with_root(self, folder: str | os.PathLike[str]) -> "Conversation":
+        """Returns the conversation with relative audio paths starting at `folder`."""
+
+        def rooted(part: Part) -> Part:
+            if isinstance(part, TextPart) or part.path is None:
+                return part
+            return replace(part, path=str(Path(folder) / part.path))
+
+        return replace(self, messages=tuple(replace(m, parts=tuple(map(rooted, m.parts))) for m in self.messages))
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the conversation as JSON values that `from_json` reads back to an equal one."""
+        known = {"id": self.id, "task": self.task, "language": self.language, "speaker": self.speaker}
+        messages = [message.to_json() for message in self.messages]
+        return {**{key: value for key, value in known.items() if value}, "messages": messages, **self.extra}
+
+    @classmethod
+    def from_json(cls, values: Any) -> "Conversation":
+        """Returns the conversation that JSON `values` describe.
+
+        Raises: ChatError, saying where (`messages[1].content[0]`), what was found and what is allowed.
+        """
+        fields = _Fields(values, "conversation", "an object with 'messages'")
+        messages = fields.take("messages", list, "a list of messages", required=True)
+        if not messages:
+            raise ChatError("messages: is empty; a conversation has one message or more")
+        return cls(
+            messages=tuple(_message(message, f"messages[{i}]") for i, message in enumerate(messages)),
+            id=fields.take("id", str, "text", default=""),
+            task=fields.take("task", str, "text", default=""),
+            language=fields.take("language", str, "text"),
+            speaker=fields.take("speaker", str, "text"),
+            extra=fields.rest,
+        )
+
+    @property
+    def _is_answered(self) -> bool:
+        return bool(self.messages) and self.messages[-1].role == "assistant"
+
+
+def system(*parts: Part | str) -> Message:
+    """Returns a system message; a str becomes a TextPart."""
+    return _of("system", parts)
+
+
+def user(*parts: Part | str) -> Message:
+    """Returns a user message; a str becomes a TextPart."""
+    return _of("user", parts)
+
+
+def assistant(*parts: Part | str) -> Message:
+    """Returns an assistant message; a str becomes a TextPart."""
+    return _of("assistant", parts)
+
+
+def _of(role: Role, parts: Sequence[Part | str]) -> Message:
+    return Message(role, tuple(TextPart(part) if isinstance(part, str) else part for part in parts))
+
+
+class _Fields:
+    """A JSON object whose known keys are taken one by one; `rest` is what remains."""
+
+    def __init__(self, values: Any, where: str, allowed: str) -> None:
+        if not isinstance(values, Mapping):
+            raise ChatError(f"{where}: is {_shown(values)}; allowed is {allowed}")
+        self.rest: dict[str, Any] = dict(values)
+        self.where = where
+
+    def take(
+        self, key: str, kind: type | tuple[type, ...], allowed: str, *, default: Any = None, required: bool = False
+    ) -> Any:
+        value = self.rest.pop(key, None)
+        if value is None and not required:
+            return default
+        if not isinstance(value, kind) or isinstance(value, bool):
+            got = "is missing" if value is None else f"is {_shown(value)}"
+            raise ChatError(f"{self.where}.{key}: {got}; allowed is {allowed}")
+        return value
+
+
+def _message(values: Any, where: str) -> Message:
+    fields = _Fields(values, where, "an object with 'role' and 'content'")
+    roles = get_args(Role)
+    role = fields.take("role", str, f"one of {', '.join(roles)}", required=True)
+    if role not in roles:
+        raise ChatError(f"{where}.role: is {role!r}; allowed is one of {', '.join(roles)}")
+    content = fields.take("content", (str, list), "text or a list of parts", required=True)
+    if isinstance(content, str):
+        parts: tuple[Part, ...] = (TextPart(content),)
+    else:
+        parts = tuple(_part(part, f"{where}.content[{i}]") for i, part in enumerate(content))
+    return Message(cast(Role, role), parts, extra=fields.rest)
+
+
+def _part(values: Any, where: str) -> Part:
+    fields = _Fields(values, where, "an object with 'type'")
+    kind = fields.take("type", str, "'text' or 'audio'", required=True)
+    if kind == "text":
+        return TextPart(fields.take("text", str, "text", required=True), extra=fields.rest)
+    if kind != "audio":
+        raise ChatError(f"{where}.type: is {kind!r}; allowed is 'text' or 'audio'")
+    data = fields.take("data", str, "base64 text")
+    duration_s = fields.take("duration_s", (int, float), "a number of seconds")
+    values = {
+        "path": fields.take("path", str, "the name of an audio file"),
+        "offset_s": float(fields.take("offset_s", (int, float), "a number of seconds", default=0.0)),
+        "duration_s": None if duration_s is None else float(duration_s),
+        "transcript": fields.take("transcript", str, "text"),
+    }
+    try:
+        return AudioPart(
+            **values, data=None if data is None else base64.b64decode(data, validate=True), extra=fields.rest
+        )
+    except binascii.Error:
+        raise ChatError(f"{where}.data: is {_shown(data)}; allowed is base64 text") from None
+    except ChatError as error:
+        raise ChatError(f"{where}: {error}") from None
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"

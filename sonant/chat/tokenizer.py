@@ -1,0 +1,115 @@
+"""A tokenizer with two doors: one for markup, one for text that can never become markup."""
+
+import os
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer
+
+from sonant.errors import ChatError
+
+# A character that tokenizers with a leading-space habit never join with what follows it.
+ANCHOR = "\n"
+
+
+class ChatTokenizer:
+    """A Hugging Face fast tokenizer with a chat template.
+
+    `encode_markup` turns `<|im_end|>` into its special token; `encode_text` spells it out as plain characters. Each
+    door has its own backend object, because the switch between the two is a state that threads would share.
+    """
+
+    def __init__(self, hf: Any) -> None:
+        """Wraps `hf` (a PreTrainedTokenizerFast). Raises: ChatError if it is not a fast tokenizer."""
+        if not getattr(hf, "is_fast", False):
+            raise ChatError(f"{type(hf).__name__} is not a fast tokenizer; convert it so that it has a tokenizer.json")
+        self.hf = hf
+        self._markup = _backend(hf, splits_special=False)
+        self._text = _backend(hf, splits_special=True)
+        added = self._markup.get_added_tokens_decoder()
+        self.special_ids: frozenset[int] = frozenset(id for id, token in added.items() if token.special)
+
+    @classmethod
+    def from_folder(cls, path: str | os.PathLike[str]) -> "ChatTokenizer":
+        """Returns the tokenizer saved in a folder. Raises: ChatError if there is none."""
+        try:
+            return cls(AutoTokenizer.from_pretrained(str(path), trust_remote_code=False))
+        except (OSError, ValueError, KeyError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ChatError(
+                f"{path}: no tokenizer can be read here ({reason}); name a folder with tokenizer.json"
+            ) from None
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of token ids, added tokens included."""
+        return len(self.hf)
+
+    @property
+    def pad_id(self) -> int:
+        """The id for padding; it may equal a stop id, since nothing here is ever decided by comparing ids with it."""
+        for id in (self.hf.pad_token_id, self.hf.eos_token_id):
+            if id is not None:
+                return int(id)
+        return 0
+
+    def encode_text(self, text: str, *, after: int | None = None) -> list[int]:
+        """Returns the ids of `text` as plain characters, whatever special tokens it spells.
+
+        after: the token before it; None at the start, where sentencepiece-like tokenizers put a space of their own.
+        """
+        return self._encode(self._text, text, after)
+
+    def encode_markup(self, text: str, *, after: int | None = None) -> list[int]:
+        """Returns the ids of template text, special tokens recognised; `after` as in `encode_text`."""
+        return self._encode(self._markup, text, after)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Returns the text of the ids; special tokens are left out."""
+        return str(self.hf.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Writes tokenizer.json, its configuration and the chat template to `folder`."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        self.hf.save_pretrained(str(folder))
+
+    def _encode(self, backend: Tokenizer, text: str, after: int | None) -> list[int]:
+        if not text:
+            return []
+        starts_afresh = after is None or (after in self.special_ids and self._prefixes_after_special)
+        if starts_afresh or not self._prefixes:
+            return list(backend.encode(text, add_special_tokens=False).ids)
+        # In the middle of a sequence no space is put before the text: encode it behind an anchor, and drop the anchor.
+        anchor = backend.encode(ANCHOR, add_special_tokens=False).ids
+        ids = backend.encode(ANCHOR + text, add_special_tokens=False).ids
+        if ids[: len(anchor)] != anchor:
+            raise ChatError(
+                f"the tokenizer joins a line break with {text[:20]!r}, so text cannot be placed after markup"
+            )
+        return list(ids[len(anchor) :])
+
+    @cached_property
+    def _prefixes(self) -> bool:
+        """Whether a space is put before the first word of a sequence (sentencepiece habit)."""
+        alone, anchor, both = (self._text.encode(t, add_special_tokens=False).ids for t in ("a", ANCHOR, ANCHOR + "a"))
+        return bool(both != anchor + alone)
+
+    @cached_property
+    def _prefixes_after_special(self) -> bool:
+        """Whether that space also comes after every special token (Metaspace "always", legacy Llama)."""
+        alone = self._text.encode("a", add_special_tokens=False).ids
+        for special in sorted(self.special_ids):
+            ids = self._markup.encode(f"{self._markup.id_to_token(special)}a", add_special_tokens=False).ids
+            return bool(ids[1:] == alone)
+        return False
+
+
+def _backend(hf: Any, *, splits_special: bool) -> Tokenizer:
+    backend = Tokenizer.from_str(hf.backend_tokenizer.to_str())
+    backend.no_truncation()
+    backend.no_padding()
+    backend.encode_special_tokens = splits_special
+    return backend
