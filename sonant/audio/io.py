@@ -205,7 +205,7 @@ def _raw(source: Source, *, name: str) -> Iterator[io.BufferedIOBase]:
         # A pipe or device would block or never end.
         if not stat.S_ISREG(os.stat(source).st_mode):
             raise AudioError(f"{name}: is not a regular file; give the path of one recording")
-        file = Path(os.fspath(source)).open("rb")
+        file = open(source, "rb")  # noqa: SIM115 - closed below, where errors of the caller are not ours
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "the name is not valid"
         raise AudioError(f"{name}: cannot be opened ({reason}); check the path") from None
