@@ -25,7 +25,7 @@ class EncoderConfig(Config):
     path: str | None = None  # hub id, folder, or a part shipped with Sonant ("tiny/encoder")
     architecture: dict[str, Any] | None = None  # the keys of the encoder's config.json; random weights
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    layer: int | None = None  # frames after this many layers; None: after all of them
+    num_layers: int | None = None  # keep the first layers only (and the final norm); None: all of them
     pad_to_30s: bool = False  # whisper only: encode 30 s however short the clip is, as its authors do
 
     @pydantic.model_validator(mode="after")

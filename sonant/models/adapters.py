@@ -1,0 +1,247 @@
+"""Adapters: frames of a speech encoder -> vectors as wide as the language model's embeddings."""
+
+from typing import Annotated, Literal, Protocol, assert_never
+
+import pydantic
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sonant.config import Config
+from sonant.errors import ModelError
+from sonant.models.conformer import ConformerEncoder
+from sonant.models.encoders.base import valid_mask, zero_padding
+
+
+class StackMLPConfig(Config):
+    """Stacks frames and maps them by an MLP."""
+
+    kind: Literal["stack_mlp"] = "stack_mlp"
+    stack: int = pydantic.Field(4, ge=1)  # frames joined into one
+    hidden_dim: int | None = None  # None: the language model's width
+
+
+class ConformerConfig(Config):
+    """VoiceTextBlender's adapter: two Conformer layers and a projection. Defaults: arXiv 2410.17485."""
+
+    kind: Literal["conformer"] = "conformer"
+    dim: int | None = None  # None: the encoder's width
+    num_layers: int = pydantic.Field(2, ge=1)
+    num_heads: int = pydantic.Field(8, ge=1)
+    ffn_factor: int = pydantic.Field(4, ge=1)
+    conv_kernel: int = pydantic.Field(9, ge=1)
+    dropout: float = pydantic.Field(0.1, ge=0.0, lt=1.0)
+
+
+class CTCPoolingConfig(Config):
+    """Pools the frames of each token that a CTC head hears."""
+
+    kind: Literal["ctc_pooling"] = "ctc_pooling"
+    vocab_size: int | None = None  # tokens without blank; None: the language model's
+    hidden_dim: int | None = None  # None: the language model's width
+    soft_embedding: bool = True  # start as a cascade: expected embedding of the token heard
+    scale: float = 1.0  # of that embedding
+    posterior_temperature: float = pydantic.Field(1.0, gt=0.0)
+
+
+AdapterConfig = Annotated[StackMLPConfig | ConformerConfig | CTCPoolingConfig, pydantic.Field(discriminator="kind")]
+
+
+class Adapter(Protocol):
+    """An `nn.Module` from frames (A, T, in_dim) to audio vectors (A, T', out_dim)."""
+
+    in_dim: int
+    out_dim: int
+
+    def output_lengths(self, lengths: Tensor) -> Tensor:
+        """Returns how many vectors (A,) clips of `lengths` (A,) frames give; at most, where the sound decides."""
+
+    def forward(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns vectors (A, T', out_dim), zeros past their lengths, and the lengths (A,)."""
+
+    def __call__(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns `forward(frames, lengths)`."""
+
+
+def build_adapter(config: AdapterConfig, *, in_dim: int, out_dim: int, vocab_size: int | None = None) -> Adapter:
+    """Returns the adapter of `config`; `vocab_size` is the language model's, which a CTC head may need.
+
+    Raises: ModelError for sizes that do not fit.
+    """
+    match config:
+        case StackMLPConfig():
+            return StackMLPAdapter(config, in_dim=in_dim, out_dim=out_dim)
+        case ConformerConfig():
+            return ConformerAdapter(config, in_dim=in_dim, out_dim=out_dim)
+        case CTCPoolingConfig():
+            size = config.vocab_size or vocab_size
+            if size is None:
+                raise ModelError("adapter ctc_pooling: its vocabulary is not known; set adapter.vocab_size")
+            return CTCPoolingAdapter(config, in_dim=in_dim, out_dim=out_dim, vocab_size=size)
+        case _:
+            assert_never(config)
+
+
+class StackMLPAdapter(nn.Module):
+    """Joins k frames into one, then layer norm and a two-layer MLP.
+
+    A clip whose length k does not divide is padded with zero frames, never cut: k = 4 makes ceil(n / 4) vectors.
+
+        n = 6:  1 2 3 4 | 5 6 0 0   ->   2 vectors
+    """
+
+    def __init__(self, config: StackMLPConfig, *, in_dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.in_dim, self.out_dim, self.stack = in_dim, out_dim, config.stack
+        hidden_dim = config.hidden_dim or out_dim
+        self.norm = nn.LayerNorm(in_dim * self.stack)
+        self.mlp = nn.Sequential(nn.Linear(in_dim * self.stack, hidden_dim), nn.GELU(), nn.Linear(hidden_dim, out_dim))
+
+    def output_lengths(self, lengths: Tensor) -> Tensor:
+        """Returns ceil(n / stack) (A,)."""
+        return torch.div(lengths + self.stack - 1, self.stack, rounding_mode="floor")
+
+    def forward(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns vectors (A, ceil(T / stack), out_dim) of `frames` (A, T, in_dim), and their lengths (A,)."""
+        frames = F.pad(zero_padding(frames, lengths), (0, 0, 0, -frames.shape[1] % self.stack))
+        stacked = frames.reshape(frames.shape[0], -1, self.stack * self.in_dim)
+        output_lengths = self.output_lengths(lengths)
+        return zero_padding(self.mlp(self.norm(stacked)), output_lengths), output_lengths
+
+
+class ConformerAdapter(nn.Module):
+    """Conformer layers, then a projection; one vector a frame. Source: arXiv 2410.17485."""
+
+    def __init__(self, config: ConformerConfig, *, in_dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.in_dim, self.out_dim = in_dim, out_dim
+        dim = config.dim or in_dim
+        if dim % (2 * config.num_heads) or config.conv_kernel % 2 == 0:
+            raise ModelError(
+                f"adapter conformer: width {dim}, {config.num_heads} heads, kernel {config.conv_kernel}; "
+                "the width must be a multiple of twice the heads and the kernel odd"
+            )
+        self.conformer = ConformerEncoder(
+            in_dim,
+            dim,
+            num_layers=config.num_layers,
+            num_heads=config.num_heads,
+            ffn_factor=config.ffn_factor,
+            conv_kernel=config.conv_kernel,
+            dropout=config.dropout,
+        )
+        self.projection = nn.Linear(dim, out_dim)
+
+    def output_lengths(self, lengths: Tensor) -> Tensor:
+        """Returns `lengths` (A,)."""
+        return lengths
+
+    def forward(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns vectors (A, T, out_dim) of `frames` (A, T, in_dim), and `lengths` (A,)."""
+        return zero_padding(self.projection(self.conformer(frames, lengths)), lengths), lengths
+
+
+class CTCPoolingAdapter(nn.Module):
+    """One vector for each token that a CTC head hears: a soft cascade that can learn to say more.
+
+    A spike is a run of frames with the same best token, blank aside; its segment also holds the blanks before it.
+    Blanks after the last spike are left out; a clip without a spike is one segment.
+
+        best token   _ _ a a _ b b c _ _         (_ = blank, the last of the V + 1 classes)
+        segment      1 1 1 1 2 2 2 3 . .    ->   3 vectors
+
+    vector = scale * soft + MLP(norm(mean frame of the segment), norm(soft))
+    soft   = mean over the spike's frames of softmax(logits without blank / temperature) @ embedding table
+
+    The MLP ends in zeros, so at the start the vectors are expected token embeddings. Set the table by `anchor`.
+    Without `soft_embedding` there is neither table nor zeros: vector = MLP(norm(mean frame)).
+    Source: after LegoSLM (Ma et al. 2025). Differs from it in one vector a spike, not a frame, and in the MLP.
+    """
+
+    table: Tensor | None  # (V, D), frozen; not saved: it belongs to the language model
+
+    def __init__(self, config: CTCPoolingConfig, *, in_dim: int, out_dim: int, vocab_size: int) -> None:
+        super().__init__()
+        self.in_dim, self.out_dim, self.vocab_size = in_dim, out_dim, vocab_size
+        self.scale, self.temperature, self.soft = config.scale, config.posterior_temperature, config.soft_embedding
+        self.ctc_head = nn.Linear(in_dim, vocab_size + 1)
+        self.norm = nn.LayerNorm(in_dim)
+        self.soft_norm = nn.LayerNorm(out_dim) if self.soft else None
+        hidden_dim = config.hidden_dim or out_dim
+        last = nn.Linear(hidden_dim, out_dim)
+        if self.soft:
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+        self.mlp = nn.Sequential(nn.Linear(in_dim + self.soft * out_dim, hidden_dim), nn.GELU(), last)
+        self.register_buffer("table", None, persistent=False)
+
+    def anchor(self, table: Tensor) -> None:
+        """Sets the embedding table (V, out_dim) of the tokens that the CTC head tells apart; it is not trained.
+
+        Raises: ModelError if its shape does not fit, or if the adapter was built without soft embeddings.
+        """
+        if not self.soft or table.shape != (self.vocab_size, self.out_dim):
+            expected = f"({self.vocab_size}, {self.out_dim})" if self.soft else "none (soft_embedding is off)"
+            raise ModelError(f"adapter ctc_pooling: embedding table {tuple(table.shape)}; expected {expected}")
+        self.table = table.detach()
+
+    def ctc_logits(self, frames: Tensor) -> Tensor:
+        """Returns logits (A, T, V + 1) of `frames` (A, T, in_dim); blank is the last."""
+        logits: Tensor = self.ctc_head(frames)
+        return logits
+
+    def output_lengths(self, lengths: Tensor) -> Tensor:
+        """Returns the most vectors (A,) that `lengths` (A,) frames can give: one a frame, never none."""
+        return lengths.clamp(min=1)
+
+    def forward(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns vectors (A, T', out_dim) of `frames` (A, T, in_dim), and their real lengths (A,)."""
+        frames = zero_padding(frames, lengths)
+        logits = self.ctc_logits(frames)
+        segment, heard, output_lengths = spikes(logits.argmax(dim=-1), lengths, blank=self.vocab_size)
+        size = int(output_lengths.max()) if len(lengths) else 1
+        vectors = self.norm(mean_by_segment(frames, segment, segment >= 0, size=size))
+        if not self.soft:
+            return zero_padding(self.mlp(vectors), output_lengths), output_lengths
+        soft = mean_by_segment(self._expected_embeddings(logits, heard), segment, heard, size=size)
+        assert self.soft_norm is not None
+        vectors = self.scale * soft + self.mlp(torch.cat([vectors, self.soft_norm(soft)], dim=-1))
+        return zero_padding(vectors, output_lengths), output_lengths
+
+    def _expected_embeddings(self, logits: Tensor, heard: Tensor) -> Tensor:
+        """(A, T, V + 1) -> (A, T, D), computed at the frames `heard` (A, T) only: the vocabulary may be large."""
+        if self.table is None:
+            raise ModelError("adapter ctc_pooling: no embedding table; call anchor(table) or set soft_embedding=false")
+        posterior = (logits[heard][:, :-1].float() / self.temperature).softmax(dim=-1)
+        expected = logits.new_zeros(*heard.shape, self.out_dim)
+        expected[heard] = posterior.to(self.table.dtype) @ self.table
+        return expected
+
+
+def spikes(best: Tensor, lengths: Tensor, *, blank: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns segment (A, T) int64 from 0, -1 outside; heard (A, T) bool: a spike's own frames; the segments' number.
+
+    `best` (A, T) is each frame's best class, `lengths` (A,) its real frames. A clip without a spike is one segment,
+    heard throughout.
+    """
+    real = valid_mask(lengths, best.shape[1])
+    best = best.masked_fill(~real, blank)
+    heard = best != blank
+    starts = heard & (best != F.pad(best, (1, 0), value=blank)[:, :-1])
+    count = starts.sum(dim=1)
+    # Frames of spike i have seen i + 1 starts, the blanks before it i.
+    segment = starts.cumsum(dim=1) - heard.long()
+    silent = (count == 0)[:, None]
+    segment = segment.masked_fill(~real | (~silent & (segment >= count[:, None])), -1)
+    return segment, heard | (silent & real), count.clamp(min=1)
+
+
+def mean_by_segment(frames: Tensor, segment: Tensor, used: Tensor, *, size: int) -> Tensor:
+    """Returns means (A, size, D) of those `frames` (A, T, D) that are `used` (A, T), by `segment` (A, T).
+
+    A segment without a used frame gives zeros.
+    """
+    # (A, size, T): which frames each segment averages
+    member = (segment[:, None] == torch.arange(size, device=segment.device)[:, None]) & used[:, None]
+    weight = member.to(frames.dtype) / member.sum(dim=2, keepdim=True).clamp(min=1)
+    return weight.to(frames.dtype) @ frames

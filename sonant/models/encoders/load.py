@@ -1,0 +1,26 @@
+"""Builds the speech encoder that a configuration names."""
+
+from collections.abc import Callable
+
+from sonant.models.encoders.base import EncoderConfig, SpeechEncoder
+from sonant.models.encoders.parakeet import ParakeetEncoder
+from sonant.models.encoders.seamless import SeamlessEncoder
+from sonant.models.encoders.wav2vec2_bert import Wav2Vec2BertEncoder
+from sonant.models.encoders.wavlm import WavLMEncoder
+from sonant.models.encoders.whisper import WhisperEncoder
+
+ENCODERS: dict[str, Callable[[EncoderConfig], SpeechEncoder]] = {
+    "whisper": WhisperEncoder,
+    "wavlm": WavLMEncoder,
+    "seamless": SeamlessEncoder,
+    "parakeet": ParakeetEncoder,
+    "wav2vec2_bert": Wav2Vec2BertEncoder,
+}
+
+
+def load_encoder(config: EncoderConfig) -> SpeechEncoder:
+    """Returns the encoder of `config`, its weights loaded or, for an `architecture`, random.
+
+    Raises: ModelError for weights or settings that are missing or do not fit.
+    """
+    return ENCODERS[config.kind](config)

@@ -1,0 +1,94 @@
+"""WavLM over raw samples."""
+
+import warnings
+
+import torch
+import torch.nn.functional as F
+import transformers
+from torch import Tensor, nn
+
+from sonant.audio.features import FeatureSpec
+from sonant.errors import ModelError
+from sonant.models.encoders.base import EncoderConfig, conv_lengths, valid_mask, zero_padding
+from sonant.models.parts import PartClass, architecture_of, load_part
+
+_PART = PartClass(
+    model_class=transformers.WavLMModel,
+    model_types=("wavlm",),
+    layers_key="num_hidden_layers",
+    # Masks drawn from numpy's global state would make resumed runs differ; an unused mask vector stops DDP.
+    fixed={"layerdrop": 0.0, "apply_spec_augment": False, "mask_time_prob": 0.0, "mask_feature_prob": 0.0},
+)
+
+
+class WavLMEncoder(nn.Module):
+    """Frames of WavLM at 50 Hz; a clip shorter than one frame (400 samples, 25 ms) has none.
+
+    Models whose first layer normalises over time ("group", the base ones) take the mean and variance over the clip's
+    own samples, never over padding. Models with layer norm (the large ones) read samples of zero mean, unit variance.
+    Source: Chen et al. 2022, through transformers' `WavLMModel`; equal to it on one clip without padding.
+    """
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.model = load_part(
+            _PART,
+            path=config.path,
+            architecture=config.architecture,
+            dtype=config.dtype,
+            num_layers=config.num_layers,
+        )
+        settings = self.model.config
+        if settings.add_adapter:
+            raise ModelError("wavlm: add_adapter=true is not supported; choose a checkpoint without it")
+        self.architecture = architecture_of(settings)
+        self.feature_spec = FeatureSpec.waveform(normalize=settings.feat_extract_norm == "layer")
+        self.dim: int = settings.hidden_size
+        self.convolutions = tuple(zip(settings.conv_kernel, settings.conv_stride, strict=True))
+        hop_length, self.min_samples = 1, 1
+        for kernel, stride in reversed(self.convolutions):
+            self.min_samples = (self.min_samples - 1) * stride + kernel
+            hop_length *= stride
+        self.frame_rate_hz = self.feature_spec.frame_rate_hz / hop_length
+
+    def output_lengths(self, lengths: Tensor) -> Tensor:
+        """Returns the frames (A,) of clips of `lengths` (A,) samples: seven convolutions without padding."""
+        for kernel, stride in self.convolutions:
+            lengths = conv_lengths(lengths, kernel=kernel, stride=stride)
+        return lengths
+
+    def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
+        """Returns frames (A, T, dim) of samples (A, S) with `lengths` (A,)."""
+        samples = features.to(self.model.dtype)
+        samples = F.pad(samples, (0, max(0, self.min_samples - samples.shape[1])))
+        hidden = self._convolve(zero_padding(samples, lengths), lengths)
+        hidden, _ = self.model.feature_projection(hidden)  # (A, T, dim)
+        output_lengths = self.output_lengths(lengths)
+        mask = valid_mask(output_lengths.clamp(min=1), hidden.shape[1])
+        with warnings.catch_warnings():
+            # transformers gives torch a float bias beside a bool padding mask; both are right.
+            warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask")
+            hidden = self.model.encoder(hidden, attention_mask=mask).last_hidden_state
+        return zero_padding(hidden, output_lengths)
+
+    def _convolve(self, samples: Tensor, lengths: Tensor) -> Tensor:
+        """(A, S) -> (A, T, C): transformers' feature extractor, but for the norm over time, which skips padding."""
+        hidden = samples[:, None]
+        for layer, (kernel, stride) in zip(self.model.feature_extractor.conv_layers, self.convolutions, strict=True):
+            norm = getattr(layer, "layer_norm", None)
+            lengths = conv_lengths(lengths, kernel=kernel, stride=stride)
+            if isinstance(norm, nn.GroupNorm):
+                hidden = layer.activation(_norm_over_time(layer.conv(hidden), norm, lengths))
+            else:
+                hidden = layer(hidden)
+        return hidden.transpose(1, 2)
+
+
+def _norm_over_time(hidden: Tensor, norm: nn.GroupNorm, lengths: Tensor) -> Tensor:
+    """Returns `norm` of (A, C, T) with one group a channel, its statistics over the first `lengths` (A,) places."""
+    mask = valid_mask(lengths, hidden.shape[2])[:, None]
+    count = lengths.clamp(min=1)[:, None, None]
+    mean = (hidden * mask).sum(dim=2, keepdim=True) / count
+    variance = ((hidden - mean).square() * mask).sum(dim=2, keepdim=True) / count
+    normed = (hidden - mean) * torch.rsqrt(variance + norm.eps)
+    return normed * norm.weight[:, None] + norm.bias[:, None]

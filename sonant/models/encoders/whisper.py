@@ -1,0 +1,110 @@
+"""Whisper's encoder over clips of any length."""
+
+import torch
+import torch.nn.functional as F
+import transformers
+from torch import Tensor, nn
+
+from sonant.audio.features import FeatureSpec
+from sonant.models.encoders.base import EncoderConfig, conv_lengths, valid_mask, zero_padding
+from sonant.models.parts import PartClass, architecture_of, load_part
+
+_PART = PartClass(
+    model_class=transformers.models.whisper.modeling_whisper.WhisperEncoder,
+    model_types=("whisper",),
+    layers_key="encoder_layers",
+    fixed={"encoder_layerdrop": 0.0},
+    key_mapping={r"^(model\.)?encoder\.": ""},
+)
+
+
+class WhisperEncoder(nn.Module):
+    """Frames of Whisper's encoder at 50 Hz, ceil(F / 2) for a clip of F mel frames.
+
+    A clip of at most 30 s is encoded at its own length, with padded frames masked out of the attention; with
+    `pad_to_30s` it is followed by silence up to 30 s, as Whisper was trained, and only its own frames are returned.
+    A longer clip is cut into windows of 30 s that do not see each other, and their frames are joined:
+
+        F = 7000 mels:  |-- 3000 --|-- 3000 --|1000|   ->   1500 + 1500 + 500 frames
+
+    Source: Radford et al. 2022, section 2.2. Differs from it in not forcing 30 s, and in normalising the log-mel
+    features over the whole recording rather than over each window.
+    """
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.model = load_part(
+            _PART,
+            path=config.path,
+            architecture=config.architecture,
+            dtype=config.dtype,
+            num_layers=config.num_layers,
+        )
+        self.pad_to_30s = config.pad_to_30s
+        self.architecture = architecture_of(self.model.config)
+        self.feature_spec = FeatureSpec.whisper(num_mels=self.model.config.num_mel_bins)
+        self.dim: int = self.model.config.d_model
+        self.frame_rate_hz = self.feature_spec.frame_rate_hz / 2  # the second convolution takes every other one
+        self.window: int = 2 * self.model.config.max_source_positions  # mel frames: 3000
+
+    def output_lengths(self, lengths: Tensor) -> Tensor:
+        """Returns ceil(F / 2) (A,); the windows have an even number of mel frames and so change nothing."""
+        return conv_lengths(lengths, kernel=3, stride=2, padding=1)
+
+    def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
+        """Returns frames (A, T, dim) of log-mel `features` (A, F, M) with `lengths` (A,)."""
+        num_clips, num_mels = features.shape[0], features.shape[2]
+        num_windows = -(-features.shape[1] // self.window)
+        if self.pad_to_30s:
+            features = _append_silence(features, lengths, size=num_windows * self.window)
+        if num_windows <= 1:
+            frames = self._encode(features, lengths)
+        else:
+            features = F.pad(features, (0, 0, 0, num_windows * self.window - features.shape[1]))
+            starts = torch.arange(num_windows, device=lengths.device) * self.window
+            window_lengths = (lengths[:, None] - starts).clamp(0, self.window).flatten()
+            windows = features.reshape(num_clips * num_windows, self.window, num_mels)
+            used = window_lengths > 0
+            encoded = self._encode(windows[used], window_lengths[used])
+            frames = encoded.new_zeros(len(windows), self.window // 2, self.dim)
+            frames[used] = encoded
+            frames = frames.reshape(num_clips, -1, self.dim)
+        output_lengths = self.output_lengths(lengths)
+        return zero_padding(frames, output_lengths)[:, : self._width(features, lengths)]
+
+    def _width(self, features: Tensor, lengths: Tensor) -> int:
+        """The frames kept: those of the padded features, unless silence was appended."""
+        return int(self.output_lengths(lengths.max())) if self.pad_to_30s else (features.shape[1] + 1) // 2
+
+    def _encode(self, features: Tensor, lengths: Tensor) -> Tensor:
+        """(A, F, M) with F at most one window -> (A, ceil(F / 2), dim); padding neither convolved nor attended to."""
+        model = self.model
+        if self.pad_to_30s:
+            lengths = torch.full_like(lengths, self.window)  # the silence is part of what Whisper hears
+        hidden = zero_padding(features.to(model.conv1.weight.dtype), lengths).transpose(1, 2)
+        hidden = F.gelu(model.conv1(hidden)).transpose(1, 2)
+        hidden = zero_padding(hidden, lengths).transpose(1, 2)
+        hidden = F.gelu(model.conv2(hidden)).transpose(1, 2)  # (A, T, dim)
+        hidden = hidden + model.embed_positions.weight[: hidden.shape[1]]
+        hidden = F.dropout(hidden, p=model.dropout, training=self.training)
+        mask = None
+        output_lengths = self.output_lengths(lengths).clamp(min=1)  # a row that attends to nothing is not a number
+        if bool((output_lengths < hidden.shape[1]).any()):
+            hidden_keys = ~valid_mask(output_lengths, hidden.shape[1])[:, None, None]
+            mask = hidden.new_zeros(hidden_keys.shape).masked_fill(hidden_keys, torch.finfo(hidden.dtype).min)
+        for layer in model.layers:
+            hidden = layer(hidden, mask)
+        frames: Tensor = model.layer_norm(hidden)
+        return frames
+
+
+def _append_silence(features: Tensor, lengths: Tensor, *, size: int) -> Tensor:
+    """Returns `features` (A, size, M) with everything past `lengths` set to what Whisper's log-mels give for silence.
+
+    Log-mels are (log10 + 4) / 4, cut at 2 below a clip's loudest value; silence is log10(1e-10), so -1.5 or that cut.
+    """
+    features = F.pad(features, (0, 0, 0, size - features.shape[1]))
+    mask = valid_mask(lengths, size)[..., None]
+    loudest = features.masked_fill(~mask, float("-inf")).amax(dim=(1, 2))
+    silence = (loudest - 2.0).clamp(min=-1.5)
+    return torch.where(mask, features, silence[:, None, None])

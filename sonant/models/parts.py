@@ -1,0 +1,166 @@
+"""Finds and loads parts of a model: packaged ones, folders and hub ids; safetensors only, never code of others."""
+
+import contextlib
+import difflib
+import importlib.resources
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+
+from sonant.errors import ModelError
+
+# Keys of a config.json that describe the file, not the architecture.
+_BOOKKEEPING = {"architectures", "dtype", "torch_dtype", "transformers_version", "model_type", "_name_or_path"}
+
+
+@dataclass(frozen=True)
+class PartClass:
+    """How to get one Hugging Face class out of a checkpoint that may hold more than it."""
+
+    model_class: Any
+    model_types: tuple[str, ...]  # what config.json may call itself
+    layers_key: str  # the setting that counts the layers
+    fixed: Mapping[str, Any] = field(default_factory=dict)  # settings we impose: no random masks, no dropped layers
+    nested_key: str | None = None  # where a larger model keeps this part's settings
+    key_mapping: Mapping[str, str] | None = None  # regular expressions: checkpoint names -> ours
+
+
+def resolve_part(path: str) -> str:
+    """Returns the folder of a part shipped with Sonant for `tiny/<name>`; any other path or hub id as it is.
+
+    Raises: ModelError for a tiny part that does not exist, listing those that do.
+    """
+    first, _, name = path.partition("/")
+    if first != "tiny" or os.path.isdir(path):
+        return path
+    root = Path(str(importlib.resources.files("sonant"))) / "tiny"
+    known = sorted(child.name for child in root.iterdir() if child.is_dir()) if root.is_dir() else []
+    if name not in known:
+        listed = ", ".join(f"tiny/{other}" for other in known) or "none (`sonant world build` makes them)"
+        raise ModelError(f"no tiny part is called {path!r}; there are: {listed}")
+    return str(root / name)
+
+
+def read_part_config(path: str) -> dict[str, Any]:
+    """Returns the config.json of a folder or hub id.
+
+    Raises: ModelError if it cannot be found or read, or asks for code of its own (`auto_map`).
+    """
+    folder = os.path.expanduser(path)
+    looks_local = os.path.isabs(folder) or path.startswith((".", "~")) or path.count("/") > 1
+    if looks_local and not os.path.isdir(folder):
+        raise ModelError(f"{path}: there is no such folder; check the path or give a hub id like owner/name")
+    try:
+        values: dict[str, Any] = transformers.PreTrainedConfig.get_config_dict(folder)[0]
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: cannot read its config.json ({_first_line(error)}); check the name") from None
+    if "auto_map" in values:
+        raise ModelError(
+            f"{path}: wants to run Python of its own (auto_map), which Sonant never does; use another part"
+        )
+    return values
+
+
+def load_part(
+    part: PartClass, *, path: str | None, architecture: Mapping[str, Any] | None, dtype: str, num_layers: int | None
+) -> Any:
+    """Returns the `PreTrainedModel` with the weights at `path`, or with random ones for an `architecture`.
+
+    Random weights are made on the current default device, the meta device included.
+    Raises: ModelError for settings that do not fit and for weights that are missing, not safetensors or unsuitable.
+    """
+    if path is not None:
+        path = os.path.expanduser(resolve_part(path))
+        values = read_part_config(path)
+        values = _nested(values, part, path=path)
+    else:
+        values = dict(architecture or {})
+        _refuse_unknown(values, part)
+    config = _make_config(values, part, where=path or "architecture")
+    if num_layers is not None:
+        whole = getattr(config, part.layers_key)
+        if not 1 <= num_layers <= whole:
+            raise ModelError(f"num_layers={num_layers}: this part has {whole} layers; give 1 to {whole}")
+        setattr(config, part.layers_key, num_layers)
+    if path is not None:
+        return _load_weights(part, path, config=config, dtype=dtype)
+    model: nn.Module = part.model_class(config)
+    return model.to(getattr(torch, dtype))
+
+
+def architecture_of(config: Any) -> dict[str, Any]:
+    """Returns the settings, plain JSON values, from which `load_part(architecture=...)` builds the same module."""
+    values = json.loads(config.to_json_string())
+    return {key: value for key, value in values.items() if key not in _BOOKKEEPING}
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Silences transformers' reports and progress bars: a part of a checkpoint always leaves the rest unused."""
+    log = transformers.utils.logging
+    verbosity, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(verbosity)
+        if bars:
+            log.enable_progress_bar()
+
+
+def _nested(values: dict[str, Any], part: PartClass, *, path: str) -> dict[str, Any]:
+    model_type = values.get("model_type")
+    if model_type not in part.model_types:
+        raise ModelError(
+            f"{path}: holds a model of type {model_type!r}; this kind reads {' or '.join(part.model_types)}"
+        )
+    inner = values.get(part.nested_key) if part.nested_key else None
+    return dict(inner) if inner else values
+
+
+def _refuse_unknown(values: Mapping[str, Any], part: PartClass) -> None:
+    config_class = part.model_class.config_class
+    known = {*config_class().to_dict(), *config_class.attribute_map}
+    for key in values:
+        if key not in known:
+            close = difflib.get_close_matches(key, sorted(known), n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise ModelError(f"architecture: {config_class.__name__} has no setting {key!r}{hint}")
+
+
+def _make_config(values: Mapping[str, Any], part: PartClass, *, where: str) -> Any:
+    try:
+        return part.model_class.config_class.from_dict({**values, **part.fixed})
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"{where}: {_first_line(error)}") from None
+
+
+def _load_weights(part: PartClass, path: str, *, config: Any, dtype: str) -> Any:
+    try:
+        with quiet_transformers():
+            model, info = part.model_class.from_pretrained(
+                path,
+                config=config,
+                dtype=getattr(torch, dtype),
+                key_mapping=dict(part.key_mapping) if part.key_mapping else None,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ModelError(f"{path}: cannot load its safetensors ({_first_line(error)})") from None
+    if missing := sorted(info["missing_keys"]):
+        raise ModelError(f"{path}: lacks {len(missing)} weights of {part.model_class.__name__}, such as {missing[0]}")
+    return model
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
