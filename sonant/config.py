@@ -83,12 +83,28 @@ def parse_override(text: str) -> dict[str, Any]:
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns `base` with the values of `over` laid on top, mapping by mapping."""
+    """Returns `base` with the values of `over` laid on top, mapping by mapping; `{"0": ...}` reaches into a list.
+
+    Raises: ConfigError for an index that the list does not have.
+    """
     merged = dict(base)
     for key, value in over.items():
         old = merged.get(key)
-        merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+        if isinstance(old, Mapping) and isinstance(value, Mapping):
+            merged[key] = merge(old, value)
+        elif isinstance(old, list) and isinstance(value, Mapping):
+            merged[key] = _merge_items(key, old, value)
+        else:
+            merged[key] = value
     return merged
+
+
+def _merge_items(key: str, items: list[Any], over: Mapping[str, Any]) -> list[Any]:
+    known = {str(index): item for index, item in enumerate(items)}
+    unknown = [index for index in over if str(index) not in known]
+    if unknown:
+        raise ConfigError(f"'{key}.{unknown[0]}': {key!r} is a list of {len(items)}; its items are {', '.join(known)}")
+    return list(merge(known, {str(index): item for index, item in over.items()}).values())
 
 
 def save_config(config: Config, path: str | os.PathLike[str]) -> None:

@@ -1,0 +1,135 @@
+"""`sonant ask`: put a question, spoken or written, to a trained model."""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from sonant.chat.messages import Conversation, Message, Part
+    from sonant.generate.assistant import Assistant
+    from sonant.generate.sampling import GenerationConfig
+
+NEXT_TURN = "::"
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".opus")
+
+EPILOG = """Examples:
+
+    sonant ask runs/quickstart/model question.wav
+
+    sonant ask runs/quickstart/model "repeat:" clip.wav
+
+    sonant ask runs/quickstart/model what.wav :: "and where does it live?"   (two turns)
+
+    sonant ask runs/quickstart/model --chat   (a line a turn; words that name audio files are heard)
+"""
+
+
+def ask(
+    model: Annotated[Path, typer.Argument(help="Folder of a trained model.")],
+    parts: Annotated[
+        list[str] | None, typer.Argument(help="Text and audio files in any order; '::' begins the next turn.")
+    ] = None,
+    chat: Annotated[bool, typer.Option("--chat", help="Read turns from the terminal, a line each.")] = False,
+    system: Annotated[str, typer.Option(help="A system message to begin with.")] = "",
+    lora: Annotated[bool, typer.Option("--lora/--no-lora", help="--no-lora lets the base LLM answer.")] = True,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 128,
+    temperature: Annotated[float, typer.Option(min=0, help="0 always takes the likeliest token.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Draws the same answer again when temperature > 0.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the whole conversation as one manifest line.")] = False,
+) -> None:
+    """Ask a model: text, audio files, several turns. The answer streams to the terminal."""
+    from sonant.chat.messages import Conversation
+    from sonant.chat.messages import system as system_message
+    from sonant.errors import RequestError
+    from sonant.generate.assistant import Assistant
+    from sonant.generate.sampling import GenerationConfig
+
+    if not parts and not chat:
+        raise RequestError("nothing to ask: give text or audio files after the model, or --chat")
+    assistant = Assistant.from_folder(model)
+    config = GenerationConfig(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+    conversation = Conversation(messages=(system_message(system),) if system else ())
+    for turn in _typed_turns() if chat else _turns(parts or []):
+        conversation = _answer(assistant, conversation, turn, config=config, lora=lora, quiet=as_json)
+    if as_json:
+        typer.echo(json.dumps(conversation.to_json(), ensure_ascii=False))
+
+
+def _answer(
+    assistant: "Assistant",
+    conversation: "Conversation",
+    turn: "Message",
+    *,
+    config: "GenerationConfig",
+    lora: bool,
+    quiet: bool,
+) -> "Conversation":
+    from dataclasses import replace
+
+    from sonant.chat.messages import assistant as assistant_message
+
+    conversation = replace(conversation, messages=(*conversation.messages, turn))
+    text = ""
+    for piece in assistant.stream(conversation, config=config, lora=lora):
+        text += piece
+        if not quiet:
+            typer.echo(piece, nl=False)
+            sys.stdout.flush()
+    if not quiet:
+        typer.echo()
+    return replace(conversation, messages=(*conversation.messages, assistant_message(text)))
+
+
+def _turns(arguments: Sequence[str]) -> Iterator["Message"]:
+    from sonant.chat.messages import user
+    from sonant.errors import RequestError
+
+    turn: list[Part] = []
+    for argument in [*arguments, NEXT_TURN]:
+        if argument != NEXT_TURN:
+            turn.append(_part(argument))
+            continue
+        if not turn:
+            raise RequestError(f"an empty turn: put text or an audio file on both sides of {NEXT_TURN!r}")
+        yield user(*turn)
+        turn = []
+
+
+def _typed_turns() -> Iterator["Message"]:
+    from sonant.chat.messages import user
+
+    while True:
+        try:
+            line = input("> " if sys.stdin.isatty() else "").strip()
+        except EOFError:
+            return
+        if line in ("", "/quit"):
+            return
+        words = line.split()
+        if any(word.endswith(AUDIO_SUFFIXES) for word in words):
+            yield user(*_joined(words))
+        else:
+            yield user(line)
+
+
+def _joined(words: Sequence[str]) -> list["Part"]:
+    """The words as parts; neighbouring text words become one part."""
+    from sonant.chat.messages import TextPart
+
+    parts: list[Part] = []
+    for part in map(_part, words):
+        if parts and isinstance(part, TextPart) and isinstance(parts[-1], TextPart):
+            parts[-1] = TextPart(f"{parts[-1].text} {part.text}")
+        else:
+            parts.append(part)
+    return parts
+
+
+def _part(argument: str) -> "Part":
+    from sonant.chat.messages import AudioPart, TextPart
+
+    return AudioPart(path=argument) if argument.lower().endswith(AUDIO_SUFFIXES) else TextPart(argument)

@@ -1,0 +1,51 @@
+"""The command `sonant`: its verbs, and how a mistake is told in one line."""
+
+import errno
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from sonant import __version__
+from sonant.errors import SonantError
+
+app = typer.Typer(
+    name="sonant",
+    help="Gives any language model ears: train, measure and talk to speech language models.",
+    epilog="Begin with:  sonant quickstart",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"sonant {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Runs the command line. A SonantError or a full disk becomes one line on stderr and exit status 1."""
+    # Threads that spin while idle cost up to 6x on a busy machine; must be set before torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    try:
+        app()
+    except SonantError as error:
+        sys.exit(f"sonant: {error}")
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EPERM):
+            raise
+        sys.exit(f"sonant: {error.strerror}: {error.filename or 'no file named'}; free space or choose another folder")

@@ -1,0 +1,77 @@
+"""Speech to text without an LLM: the first half of a cascade."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from sonant.audio.features import extract
+from sonant.audio.io import load
+from sonant.chat.messages import AudioPart
+from sonant.chat.tokenizer import ChatTokenizer
+from sonant.errors import ModelError
+from sonant.models.encoders.base import EncoderConfig, SpeechEncoder
+from sonant.models.encoders.load import load_encoder
+from sonant.models.parts import resolve_part
+
+
+class Recognizer(Protocol):
+    """Anything that writes down what a clip says."""
+
+    def transcribe(self, clips: Sequence[AudioPart]) -> list[str]:
+        """Returns one transcript a clip."""
+        ...
+
+
+class CTCRecognizer:
+    """Greedy CTC decoding of an encoder that has a CTC head over a tokenizer's ids, blank last."""
+
+    def __init__(self, encoder: SpeechEncoder, tokenizer: ChatTokenizer, *, batch_size: int = 32) -> None:
+        if not hasattr(encoder, "ctc_logits"):
+            raise ModelError(
+                f"{type(encoder).__name__} has no CTC head and cannot recognise speech by itself; "
+                "use an encoder with one, such as tiny/encoder"
+            )
+        self.encoder, self.tokenizer, self.batch_size = encoder, tokenizer, batch_size
+
+    @classmethod
+    def from_parts(cls, encoder: str = "tiny/encoder", tokenizer: str = "tiny/llm") -> "CTCRecognizer":
+        """Returns the recogniser of a saved tiny encoder and the folder of the tokenizer it was trained on."""
+        loaded = load_encoder(EncoderConfig(kind="tiny", path=encoder))
+        return cls(loaded, ChatTokenizer.from_folder(resolve_part(tokenizer)))
+
+    @torch.no_grad()
+    def transcribe(self, clips: Sequence[AudioPart]) -> list[str]:
+        """Returns one transcript a clip; clips are batched by length, and padding does not change a transcript."""
+        self.encoder.eval()
+        features = [self._features(part) for part in clips]
+        order = sorted(range(len(clips)), key=lambda i: len(features[i]))
+        texts = [""] * len(clips)
+        for start in range(0, len(order), self.batch_size):
+            chosen = order[start : start + self.batch_size]
+            for index, text in zip(chosen, self._batch([features[i] for i in chosen]), strict=True):
+                texts[index] = text
+        return texts
+
+    def _features(self, part: AudioPart) -> Tensor:
+        spec = self.encoder.feature_spec
+        samples = load(
+            part.source, sample_rate_hz=spec.sample_rate_hz, offset_s=part.offset_s, duration_s=part.duration_s
+        )
+        return extract(torch.from_numpy(samples), spec)
+
+    def _batch(self, features: list[Tensor]) -> list[str]:
+        lengths = torch.tensor([len(f) for f in features])
+        padded = torch.nn.utils.rnn.pad_sequence(features, batch_first=True)
+        frames = self.encoder(padded, lengths)
+        best = self.encoder.ctc_logits(frames).argmax(-1)  # (A, T)
+        return [
+            self.tokenizer.decode(collapse(ids[:n].tolist(), blank=self.tokenizer.vocab_size)).strip()
+            for ids, n in zip(best, self.encoder.output_lengths(lengths).tolist(), strict=True)
+        ]
+
+
+def collapse(ids: Sequence[int], *, blank: int) -> list[int]:
+    """Returns the CTC labelling of a frame-wise path: repeats merged, then blanks removed (Graves et al. 2006)."""
+    return [now for before, now in zip([blank, *ids], ids, strict=False) if now != before and now != blank]

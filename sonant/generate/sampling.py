@@ -1,0 +1,76 @@
+"""Choosing the next token from logits: greedy, temperature, top-k, top-p, repetition penalty."""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from sonant.config import Config
+
+
+class GenerationConfig(Config):
+    """How an answer is drawn. The default is greedy: the same question always has the same answer."""
+
+    max_new_tokens: Annotated[int, Field(ge=1)] = 128
+    temperature: Annotated[float, Field(ge=0)] = 0.0  # 0 is greedy
+    top_k: Annotated[int, Field(ge=0)] = 0  # 0 keeps every token
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    repetition_penalty: Annotated[float, Field(gt=0)] = 1.0
+    seed: int = 0
+
+
+class Sampler:
+    """Draws one token a row. Each row has a generator of its own, so that its draws do not depend on its company."""
+
+    def __init__(self, config: GenerationConfig, seeds: Sequence[int]) -> None:
+        self.config = config
+        self.generators = [torch.Generator().manual_seed(config.seed + seed) for seed in seeds]
+
+    def __call__(self, logits: Tensor, *, rows: Sequence[int], previous: Sequence[Sequence[int]]) -> Tensor:
+        """Returns the next token of each row.
+
+        logits: (B, V) float; rows: which of the original rows each line is; previous: what each has said so far.
+        Returns: (B,) int64.
+        """
+        config = self.config
+        if config.repetition_penalty != 1.0:
+            logits = penalise_repetition(logits, previous, penalty=config.repetition_penalty)
+        if config.temperature == 0:
+            return logits.argmax(-1)
+        kept = keep_top_p(keep_top_k(logits / config.temperature, config.top_k), config.top_p)
+        probabilities = kept.softmax(-1).cpu()
+        draws = [
+            torch.multinomial(p, 1, generator=self.generators[row]) for p, row in zip(probabilities, rows, strict=True)
+        ]
+        return torch.cat(draws).to(logits.device)
+
+
+def penalise_repetition(logits: Tensor, previous: Sequence[Sequence[int]], *, penalty: float) -> Tensor:
+    """Returns (B, V) logits in which tokens already said are `penalty` times less likely (Keskar et al. 2019)."""
+    logits = logits.clone()
+    for row, said in enumerate(previous):
+        ids = torch.tensor(sorted(set(said)), dtype=torch.long, device=logits.device)
+        scores = logits[row, ids]
+        logits[row, ids] = torch.where(scores > 0, scores / penalty, scores * penalty)
+    return logits
+
+
+def keep_top_k(logits: Tensor, k: int) -> Tensor:
+    """Returns (B, V) logits with all but the k best set to -inf; k = 0 keeps all."""
+    if k == 0 or k >= logits.shape[-1]:
+        return logits
+    threshold = logits.topk(k, dim=-1).values[:, -1:]
+    return logits.masked_fill(logits < threshold, float("-inf"))
+
+
+def keep_top_p(logits: Tensor, p: float) -> Tensor:
+    """Returns (B, V) logits with all but the smallest set of tokens whose probability reaches p set to -inf."""
+    if p >= 1:
+        return logits
+    ordered, index = logits.sort(dim=-1, descending=True)
+    probabilities = ordered.softmax(-1)
+    # A token is dropped when those before it already reach p; the first is always kept.
+    dropped = probabilities.cumsum(-1) - probabilities >= p
+    return logits.masked_fill(dropped.scatter(-1, index, dropped), float("-inf"))
