@@ -1,0 +1,95 @@
+"""The freeze plan: which parameters train, with which learning rate, decided by name and shown as a table."""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import pydantic
+from torch import nn
+
+from sonant.config import Config
+from sonant.errors import ModelError
+
+FROZEN = "frozen"
+
+
+class GroupConfig(Config):
+    """Parameters whose names match one of `patterns` (shell style: `encoders.*`, `*lora_*`), trained alike."""
+
+    patterns: tuple[str, ...] = pydantic.Field(min_length=1)
+    lr: float = pydantic.Field(ge=0)  # 0 freezes: an exception to a later, wider pattern
+    weight_decay: float = pydantic.Field(default=0.0, ge=0)
+
+
+@dataclass(frozen=True)
+class FreezeRow:
+    """One line of the table: a group, the tensors and the numbers in it, its learning rate (0 for frozen)."""
+
+    group: str
+    tensors: int
+    parameters: int
+    lr: float
+
+
+class FreezePlan:
+    """Groups in order: the first pattern that matches a parameter's name decides; what none matches is frozen."""
+
+    def __init__(self, groups: Mapping[str, GroupConfig]) -> None:
+        self.groups = dict(groups)
+
+    def apply(self, model: nn.Module) -> list[dict[str, Any]]:
+        """Returns optimiser groups ({name, params, lr, weight_decay}, empty ones left out) and sets requires_grad.
+
+        Raises: ModelError for a pattern that decides nothing, since a plan that does not act is a mistake.
+        """
+        assigned = self._assign(model)
+        named = dict(model.named_parameters())
+        for name, parameter in named.items():
+            group = assigned[name]
+            parameter.requires_grad_(group is not None and self.groups[group].lr > 0)
+        return [
+            {
+                "name": group,
+                "params": [named[name] for name in named if assigned[name] == group],
+                "lr": config.lr,
+                "weight_decay": config.weight_decay,
+            }
+            for group, config in self.groups.items()
+            if config.lr > 0
+        ]
+
+    def table(self, model: nn.Module) -> list[FreezeRow]:
+        """Returns a row per group in plan order, then one for all that is frozen because nothing matched it."""
+        assigned = self._assign(model)
+        rows = []
+        for group in [*self.groups, None]:
+            members = [parameter for name, parameter in model.named_parameters() if assigned[name] == group]
+            lr = self.groups[group].lr if group is not None else 0.0
+            rows.append(FreezeRow(group or FROZEN, len(members), sum(p.numel() for p in members), lr))
+        return rows
+
+    def _assign(self, model: nn.Module) -> dict[str, str | None]:
+        """Name of every parameter -> its group, or None. A shared parameter goes by its first name."""
+        names = [name for name, _ in model.named_parameters()]
+        assigned: dict[str, str | None] = dict.fromkeys(names)
+        for group, config in self.groups.items():
+            for pattern in config.patterns:
+                matched = [name for name in names if fnmatchcase(name, pattern)]
+                taken = [name for name in matched if assigned[name] is None]
+                if not taken:
+                    raise ModelError(
+                        f"freeze plan: pattern {pattern!r} of group {group!r} " + _why(pattern, names, matched)
+                    )
+                assigned.update(dict.fromkeys(taken, group))
+        return assigned
+
+
+def _why(pattern: str, names: list[str], matched: list[str]) -> str:
+    if matched:
+        return f"matches only parameters that earlier patterns took, such as {matched[0]!r}; remove it or move it up"
+    prefixes = {".".join(name.split(".")[:depth]) for name in names for depth in range(1, name.count(".") + 2)}
+    close = difflib.get_close_matches(pattern.replace("*", "").strip("."), sorted(prefixes), n=3, cutoff=0.4)
+    parts = ", ".join(sorted({name.split(".")[0] for name in names}))
+    return f"matches no parameter; close names: {', '.join(close) or 'none'}; the model's parts are {parts}"

@@ -1,0 +1,152 @@
+"""Language models: any `AutoModelForCausalLM`, from safetensors only, never running code that came with the weights."""
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import pydantic
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from sonant.config import Config
+from sonant.errors import ModelError
+from sonant.models.parts import resolve_part
+
+DTYPES: Mapping[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class LLMConfig(Config):
+    """Where the language model comes from: a folder or hub id (`path`), or random weights (`architecture`)."""
+
+    path: str | None = None
+    architecture: dict[str, Any] | None = None  # {"model_type": "gemma", "hidden_size": 64, ...}
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    attention: Literal["sdpa", "eager", "flash_attention_2", "flex_attention"] = "sdpa"
+
+    @pydantic.model_validator(mode="after")
+    def _one_origin(self) -> "LLMConfig":
+        if (self.path is None) == (self.architecture is None):
+            raise ValueError("give either path (a folder or hub id) or architecture (random weights), not both or none")
+        return self
+
+
+def load_llm(config: LLMConfig) -> PreTrainedModel:
+    """Returns the language model in eval mode, in `config.dtype`, its token embeddings first checked to work as inputs.
+
+    Inside `torch.device("meta")` an architecture is built without memory for its weights.
+
+    Raises: ModelError if the model is missing, is no text model, has no safetensors or would run its own code.
+    """
+    llm = _pretrained(config) if config.path is not None else _random(config)
+    check_embeddings(llm)
+    return llm.eval()
+
+
+def token_embeddings(llm: PreTrainedModel, token_ids: Tensor) -> Tensor:
+    """Returns (B, L, D) embeddings of (B, L) ids, scaled as the LLM does itself (Gemma multiplies by sqrt(D))."""
+    return llm.get_input_embeddings()(token_ids)
+
+
+def next_token_logits(llm: PreTrainedModel, hidden: Tensor) -> Tensor:
+    """Returns (..., V) logits of (..., D) final hidden states, as the LLM's own head computes them.
+
+    The four scalings are those of Gemma 2 and 3 (soft cap), Granite (division) and Cohere (product);
+    `check_embeddings` refuses a head that does something else.
+    """
+    logits = llm.get_output_embeddings()(hidden)
+    config = llm.config
+    if scale := getattr(config, "logits_scaling", None):
+        logits = logits / scale
+    if scale := getattr(config, "logit_scale", None):
+        logits = logits * scale
+    if cap := getattr(config, "final_logit_softcapping", None):
+        logits = torch.tanh(logits / cap) * cap
+    return logits
+
+
+def final_hidden(llm: PreTrainedModel, inputs_embeds: Tensor) -> Tensor:
+    """Returns (B, L, D) hidden states before the head, for right-padded (B, L, D) inputs at positions 0..L-1.
+
+    No mask is given: under causal attention no position sees the padding to its right, and without a mask the fastest
+    kernels apply.
+    """
+    return llm.get_decoder()(inputs_embeds=inputs_embeds, use_cache=False).last_hidden_state
+
+
+@torch.no_grad()
+def check_embeddings(llm: PreTrainedModel) -> None:
+    """Raises ModelError unless embeddings in and hidden states out give the very logits that token ids give.
+
+    Some models look their token ids up a second time inside the layers (Gemma 3n), or scale logits in their own way;
+    spliced audio would silently get different numbers there.
+    """
+    parameter = next(llm.parameters())
+    if parameter.is_meta:
+        return
+    training, token_ids = llm.training, torch.arange(1, 4, device=parameter.device)[None]
+    llm.eval()
+    try:
+        expected = llm(input_ids=token_ids, use_cache=False).logits
+        found = next_token_logits(llm, final_hidden(llm, token_embeddings(llm, token_ids)))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"{type(llm).__name__} cannot be fed embeddings ({error}); use a decoder-only text model"
+        ) from None
+    finally:
+        llm.train(training)
+    if not torch.allclose(found, expected, rtol=1e-2, atol=1e-3 + 1e-2 * float(expected.abs().max())):
+        raise ModelError(
+            f"{type(llm).__name__} gives other logits for embeddings than for token ids (largest difference "
+            f"{float((found - expected).abs().max()):.3g}); use a decoder-only text model that reads inputs_embeds"
+        )
+
+
+def _pretrained(config: LLMConfig) -> PreTrainedModel:
+    assert config.path is not None
+    path = str(resolve_part(config.path))
+    try:
+        values, _ = PreTrainedConfig.get_config_dict(path)
+        refuse_remote_code(values, path)
+        llm: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=DTYPES[config.dtype],
+            attn_implementation=config.attention,
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(
+            f"{config.path}: cannot load a language model ({reason}); give a folder or hub id with config.json and "
+            "*.safetensors of a causal language model"
+        ) from None
+    return llm
+
+
+def refuse_remote_code(values: Mapping[str, Any], path: str) -> None:
+    """Raises ModelError if a model's config.json asks for Python code of its own (`auto_map`)."""
+    if "auto_map" in values:
+        raise ModelError(
+            f"{path}: config.json asks to run its own code (auto_map: {values['auto_map']}), which is never done; use "
+            "a model that transformers knows, or remove auto_map if transformers knows its model_type"
+        )
+
+
+def _random(config: LLMConfig) -> PreTrainedModel:
+    values = dict(config.architecture or {})
+    kind = values.pop("model_type", None)
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        close = difflib.get_close_matches(str(kind), list(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES), n=3)
+        raise ModelError(
+            f"model_type {kind!r} is no causal language model; did you mean {' or '.join(close) or 'llama'}?"
+        )
+    try:
+        settings = AutoConfig.for_model(kind, **values)
+        llm: nn.Module = AutoModelForCausalLM.from_config(
+            settings, dtype=DTYPES[config.dtype], attn_implementation=config.attention
+        )
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"architecture {config.architecture}: {error}; see the model's page in transformers") from None
+    return llm

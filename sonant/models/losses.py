@@ -1,0 +1,181 @@
+"""Losses: sums over supervised tokens, never means, so that any split into batches and ranks adds up to one number."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, distributed, nn
+from torch.utils.checkpoint import checkpoint
+
+from sonant.batch import Batch
+from sonant.errors import ModelError, TrainingError
+from sonant.models.llm import final_hidden
+from sonant.models.lora import lora_disabled
+from sonant.models.speech_lm import SpeechLM, SpeechLMOutput, eval_mode
+
+_UNNAMED = "other"  # rows without a task
+
+
+@dataclass(frozen=True, eq=False)
+class LossOutput:
+    """A loss to divide by the weight of all batches and ranks together, and what each task contributed."""
+
+    total: Tensor  # () with gradient, a sum
+    weight: float  # of the supervised tokens in `total`
+    parts: dict[str, tuple[Tensor, float]]  # task -> (sum without gradient, weight)
+
+
+class TokenLoss:
+    """Cross entropy of the supervised tokens, each times its weight in the loss mask.
+
+        position   0 1 2 3 4        the hidden state at t - 1 predicts the label at t,
+        label      u a a A A        be position t - 1 text or audio
+        mask       0 0 0 1 1   ->   only hidden states 2 and 3 ever meet the head
+
+    Logits are made for `chunk_tokens` positions at a time and made again in the backward pass, so memory does not grow
+    with sequence length times vocabulary.
+
+    kl_weight adds the KL divergence to the LLM without LoRA at the supervised positions of text-only rows: speech
+    training then costs less text skill. It is reported as part "kl" and normalised by the same weight as the rest.
+    """
+
+    def __init__(self, *, kl_weight: float = 0.0, chunk_tokens: int = 2048) -> None:
+        self.kl_weight = kl_weight
+        self.chunk_tokens = chunk_tokens
+
+    def weight(self, batch: Batch) -> float:
+        """Returns the sum of the loss mask over tokens that something predicts."""
+        return batch.num_target_tokens
+
+    def __call__(self, model: nn.Module, batch: Batch) -> LossOutput:
+        """Returns the sum over the batch. Without any target it is zero and can still be differentiated."""
+        output: SpeechLMOutput = model(batch)
+        lm = cast(SpeechLM, unwrap(model))
+        mask = output.spliced.loss_mask[:, 1:]
+        rows, columns = mask.nonzero(as_tuple=True)
+        weights = mask[rows, columns]
+        hidden, labels = output.hidden[rows, columns], output.spliced.labels[rows, columns + 1]
+        losses = weights * self._in_chunks(partial(_cross_entropy, lm), hidden, labels)
+        parts = task_parts(batch, rows, losses, weights)
+        total = losses.sum()
+        if self.kl_weight:
+            kl, kl_part = self._kl(lm, batch, output, (rows, columns))
+            total = total + self.kl_weight * kl
+            parts["kl"] = kl_part
+        return LossOutput(total, self.weight(batch), parts)
+
+    def _kl(
+        self, lm: SpeechLM, batch: Batch, output: SpeechLMOutput, where: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, tuple[Tensor, float]]:
+        rows, columns = where
+        is_text = torch.ones(batch.num_rows, dtype=torch.bool, device=rows.device)
+        is_text[batch.audio_row] = False
+        reference = torch.zeros_like(output.hidden)
+        # Sharded ranks gather the LLM's weights together: then a row is read although its result counts nothing.
+        read = is_text if is_text.any() or not distributed.is_initialized() else ~is_text
+        if read.any():
+            with torch.no_grad(), eval_mode(lm.llm), lora_disabled(lm.llm):
+                reference[read] = final_hidden(lm.llm, output.spliced.inputs_embeds[read]).to(reference.dtype)
+        chosen = is_text[rows]
+        rows, columns = rows[chosen], columns[chosen]
+        weights = output.spliced.loss_mask[rows, columns + 1]
+        divergence = self._in_chunks(partial(_kl_divergence, lm), output.hidden[rows, columns], reference[rows, columns])
+        total = (weights * divergence).sum()
+        return total, (total.detach(), float(weights.sum()))
+
+    def _in_chunks(self, function: Callable[[Tensor, Tensor], Tensor], hidden: Tensor, other: Tensor) -> Tensor:
+        chunks = list(zip(hidden.split(self.chunk_tokens), other.split(self.chunk_tokens), strict=True))
+        if len(chunks) == 1 or not torch.is_grad_enabled():  # one chunk alone would gain nothing from being made twice
+            return torch.cat([function(*chunk) for chunk in chunks])
+        return torch.cat([checkpoint(function, *chunk, use_reentrant=False) for chunk in chunks])
+
+
+class CTCLoss:
+    """CTC of each clip's transcript, for an encoder with `ctc_logits` (blank = the last id).
+
+    The transcript is the supervised tokens of the row without `stop_ids` (an end of turn is no sound). One audio a row.
+    """
+
+    def __init__(self, *, stop_ids: Iterable[int]) -> None:
+        self.stop_ids = torch.tensor(sorted(stop_ids), dtype=torch.int64)
+
+    def weight(self, batch: Batch) -> float:
+        """Returns the number of transcript tokens."""
+        return float(self._is_target(batch).sum())
+
+    def __call__(self, model: nn.Module, batch: Batch) -> LossOutput:
+        """Returns the sum over the batch.
+
+        Raises: ModelError if the encoder has no CTC head; TrainingError, with the row ids, if a row has not exactly one
+        audio or fewer frames than its transcript needs (a token a frame, one more between equal neighbours).
+        """
+        encoder = unwrap(model)
+        if not hasattr(encoder, "ctc_logits"):
+            raise ModelError(f"{type(encoder).__name__} has no CTC head; train the tiny encoder, or use TokenLoss")
+        if batch.audio_row.tolist() != list(range(batch.num_rows)):
+            counts = torch.bincount(batch.audio_row, minlength=batch.num_rows).tolist()
+            wrong = [f"{row!r} has {n}" for row, n in zip(batch.ids, counts, strict=True) if n != 1]
+            raise TrainingError(f"CTC needs one audio a row: {', '.join(wrong)}; give transcription rows only")
+        lengths = batch.feature_lengths[encoder.feature_spec]
+        frames = model(batch.features[encoder.feature_spec], lengths)
+        log_probs = encoder.ctc_logits(frames).float().log_softmax(-1)  # (A, T, V + 1)
+        num_frames, is_target = encoder.output_lengths(lengths), self._is_target(batch)
+        _refuse_infeasible(batch, is_target, num_frames)
+        losses = F.ctc_loss(
+            log_probs.transpose(0, 1),
+            batch.token_ids[is_target],
+            num_frames,
+            is_target.sum(1),
+            blank=log_probs.shape[2] - 1,
+            reduction="none",
+        )
+        rows = torch.arange(batch.num_rows, device=losses.device)
+        parts = task_parts(batch, rows, losses, is_target.sum(1).float())
+        return LossOutput(losses.sum(), self.weight(batch), parts)
+
+    def _is_target(self, batch: Batch) -> Tensor:
+        return (batch.loss_mask > 0) & ~torch.isin(batch.token_ids, self.stop_ids.to(batch.token_ids.device))
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """Returns the model inside DistributedDataParallel, or `model` itself."""
+    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+
+
+def task_parts(batch: Batch, rows: Tensor, losses: Tensor, weights: Tensor) -> dict[str, tuple[Tensor, float]]:
+    """Returns task -> (sum of losses, sum of weights); losses, weights (N,) belong to `rows` (N,) of the batch."""
+    sums = losses.new_zeros(batch.num_rows).index_add(0, rows, losses.detach())
+    row_weights = losses.new_zeros(batch.num_rows).index_add(0, rows, weights.to(losses.dtype)).tolist()
+    parts: dict[str, tuple[Tensor, float]] = {}
+    for row, task in enumerate(batch.tasks):
+        total, weight = parts.get(task or _UNNAMED, (sums.new_zeros(()), 0.0))
+        parts[task or _UNNAMED] = (total + sums[row], weight + row_weights[row])
+    return parts
+
+
+def _cross_entropy(lm: SpeechLM, hidden: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(lm.logits(hidden).float(), labels, reduction="none")
+
+
+def _kl_divergence(lm: SpeechLM, hidden: Tensor, reference: Tensor) -> Tensor:
+    """KL(reference || model) over the vocabulary, per position."""
+    with torch.no_grad():
+        target = lm.logits(reference).float().log_softmax(-1)
+    return F.kl_div(lm.logits(hidden).float().log_softmax(-1), target, reduction="none", log_target=True).sum(-1)
+
+
+def _refuse_infeasible(batch: Batch, is_target: Tensor, num_frames: Tensor) -> None:
+    faults = []
+    for row, available in enumerate(num_frames.tolist()):
+        tokens = batch.token_ids[row][is_target[row]]
+        needed = len(tokens) + int((tokens[1:] == tokens[:-1]).sum())
+        if needed > available:
+            faults.append(f"{batch.ids[row]!r} needs {needed} frames and has {available}")
+    if faults:
+        raise TrainingError(
+            f"{len(faults)} of {batch.num_rows} rows cannot be aligned by CTC: {'; '.join(faults)}; leave these rows out, "
+            "or give longer audio"
+        )

@@ -1,0 +1,177 @@
+"""The speech language model: encoders hear, an adapter translates, a language model reads and answers.
+
+    features ──encoder──▶ frames ─┐
+    features ──encoder──▶ frames ─┴─aligned──adapter──▶ audio ─┐
+                                                 token_ids ──▶ splice ──LLM──▶ hidden ──head──▶ logits
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, distributed, nn
+from transformers import PreTrainedModel
+
+from sonant.audio.features import FeatureSpec
+from sonant.batch import Batch
+from sonant.errors import ModelError
+from sonant.models.adapters import Adapter
+from sonant.models.encoders.base import SpeechEncoder, zero_padding
+from sonant.models.llm import final_hidden, next_token_logits, token_embeddings
+from sonant.models.splice import Slots, Spliced, splice
+
+_SILENCE_S = 0.5  # of the dummy pass that keeps ranks in step; longer than any encoder's receptive field needs
+
+
+@dataclass(frozen=True, eq=False)
+class SpeechLMOutput:
+    """What the LLM made of a batch, before its head: logits of every position would not fit at large vocabularies."""
+
+    hidden: Tensor  # (B, L, D)
+    spliced: Spliced
+
+
+class SpeechLM(nn.Module):
+    """One or two speech encoders, an adapter and a causal language model, each replaceable.
+
+    Raises: ModelError if the widths of the parts do not fit together.
+    """
+
+    def __init__(self, encoders: Sequence[SpeechEncoder], adapter: Adapter, llm: PreTrainedModel) -> None:
+        super().__init__()
+        if not 1 <= len(encoders) <= 2:
+            raise ModelError(f"{len(encoders)} speech encoders; a model listens with one or two")
+        heard, read = sum(encoder.dim for encoder in encoders), llm.get_input_embeddings().embedding_dim
+        if adapter.in_dim != heard or adapter.out_dim != read:
+            raise ModelError(
+                f"the adapter maps width {adapter.in_dim} to {adapter.out_dim}, but the encoders give {heard} and the "
+                f"LLM reads {read}; build the adapter with in_dim={heard}, out_dim={read}"
+            )
+        self.encoders = nn.ModuleList(cast("list[nn.Module]", list(encoders)))
+        self.adapter = cast("nn.Module", adapter)
+        self.llm = llm
+
+    @property
+    def speech_encoders(self) -> list[SpeechEncoder]:
+        """The encoders, in the order in which their frames are put side by side."""
+        return cast("list[SpeechEncoder]", list(self.encoders))
+
+    @property
+    def feature_specs(self) -> tuple[FeatureSpec, ...]:
+        """The features a batch must hold, without repetition."""
+        return tuple(dict.fromkeys(encoder.feature_spec for encoder in self.speech_encoders))
+
+    def forward(self, batch: Batch) -> SpeechLMOutput:
+        """Returns the hidden states of every position; `logits` makes predictions of those that are needed."""
+        spliced = self.embed(batch)
+        hidden = final_hidden(self.llm, spliced.inputs_embeds)
+        if batch.num_audio == 0 and self.training and distributed.is_initialized():
+            # Ranks whose batch holds audio wait for gradients (DDP) or weights (FSDP) of these very parameters.
+            hidden = hidden + 0.0 * self._hear_silence()
+        return SpeechLMOutput(hidden, spliced)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Returns (..., V) next-token logits of (..., D) hidden states."""
+        return next_token_logits(self.llm, hidden)
+
+    def embed(self, batch: Batch) -> Spliced:
+        """Returns the rows the LLM reads: token embeddings with the audio spliced in (see `splice`)."""
+        token_embeds = token_embeddings(self.llm, batch.token_ids)
+        if batch.num_audio:
+            audio, audio_lengths = self.hear(batch)
+        else:
+            audio, audio_lengths = token_embeds.new_zeros(0, 0, token_embeds.shape[2]), batch.audio_row
+        return splice(
+            token_embeds,
+            batch.token_ids,
+            batch.token_lengths,
+            batch.loss_mask,
+            slots=Slots(batch.audio_row, batch.audio_position),
+            audio=audio,
+            audio_lengths=audio_lengths,
+        )
+
+    def hear(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Returns the audio of a batch as the LLM reads it: (A, T, D) vectors, of which lengths (A,) count.
+
+        Raises: ModelError if the batch lacks the features an encoder reads.
+        """
+        missing = [spec for spec in self.feature_specs if spec not in batch.features]
+        if missing:
+            raise ModelError(f"the batch has no features {missing}; make examples with specs=model.feature_specs")
+        specs = [encoder.feature_spec for encoder in self.speech_encoders]
+        return self._listen([batch.features[s] for s in specs], [batch.feature_lengths[s] for s in specs])
+
+    def _listen(self, features: Sequence[Tensor], lengths: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        encoders = self.speech_encoders
+        heard = [encoder(f, n) for encoder, f, n in zip(encoders, features, lengths, strict=True)]
+        num_frames = [encoder.output_lengths(n) for encoder, n in zip(encoders, lengths, strict=True)]
+        frames, frame_lengths = align_frames(heard, num_frames, [encoder.frame_rate_hz for encoder in encoders])
+        dtype = next((parameter.dtype for parameter in self.adapter.parameters()), frames.dtype)
+        audio, audio_lengths = self.adapter(frames.to(dtype), frame_lengths)
+        return audio, audio_lengths
+
+    def _hear_silence(self) -> Tensor:
+        """A number that depends on every parameter that hears; in eval mode, so batch norm does not learn silence."""
+        device = next(self.parameters()).device
+        features = [_silence(spec, device) for spec in (encoder.feature_spec for encoder in self.speech_encoders)]
+        lengths = [torch.tensor([feature.shape[1]], device=device) for feature in features]
+        with eval_mode(self):
+            return self._listen(features, lengths)[0].sum()
+
+
+def align_frames(
+    frames: Sequence[Tensor], lengths: Sequence[Tensor], rates_hz: Sequence[float]
+) -> tuple[Tensor, Tensor]:
+    """Returns the frames of several encoders side by side, (A, T, sum of D), and their lengths (A,).
+
+    All go to the slowest rate, then each clip to the shorter of its sequences. A rate that is k times the slowest is
+    averaged over k frames (the last, partial window over what it has); any other rate gives the frame nearest in time.
+
+        50 Hz  a b c d e        25 Hz  (a+b)/2 (c+d)/2 e  ┐
+        25 Hz  x   y   z               x       y       z  ┴─▶  3 frames of both
+    """
+    slowest = min(rates_hz)
+    slow = [_to_rate(f, n, rate / slowest) for f, n, rate in zip(frames, lengths, rates_hz, strict=True)]
+    shortest = torch.stack([n for _, n in slow]).amin(0)
+    size = min(f.shape[1] for f, _ in slow)
+    together = torch.cat([f[:, :size].to(slow[0][0].dtype) for f, _ in slow], dim=-1)
+    return (together if len(slow) == 1 else zero_padding(together, shortest)), shortest
+
+
+@contextmanager
+def eval_mode(module: nn.Module) -> Iterator[None]:
+    """Inside the block `module` is in eval mode; afterwards each part of it is as before, also after an exception."""
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
+
+
+def _to_rate(frames: Tensor, lengths: Tensor, ratio: float) -> tuple[Tensor, Tensor]:
+    """Frames (A, T, D) and lengths at a rate `ratio` times slower."""
+    window = round(ratio)
+    if window == 1 and abs(ratio - 1) < 1e-6:
+        return frames, lengths
+    if abs(ratio - window) < 1e-6:
+        frames = zero_padding(frames, lengths)
+        frames = nn.functional.pad(frames, (0, 0, 0, -frames.shape[1] % window))
+        starts = torch.arange(0, frames.shape[1], window, device=frames.device)
+        counts = (lengths[:, None] - starts).clamp(1, window)
+        return frames.unflatten(1, (-1, window)).sum(2) / counts[..., None], -(-lengths // window)
+    slow_lengths = torch.floor(lengths / ratio + 0.5).long()
+    centres = (torch.arange(int(slow_lengths.max()), device=frames.device) + 0.5) * ratio
+    nearest = torch.minimum(centres.long(), (lengths[:, None] - 1).clamp(min=0))
+    return frames.take_along_dim(nearest[..., None], dim=1), slow_lengths
+
+
+def _silence(spec: FeatureSpec, device: torch.device) -> Tensor:
+    num_samples = int(_SILENCE_S * spec.sample_rate_hz)
+    if spec.kind == "waveform":
+        return torch.zeros(1, num_samples, device=device)
+    return torch.zeros(1, num_samples // spec.hop_length, spec.num_mels, device=device)
