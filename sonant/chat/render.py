@@ -1,17 +1,30 @@
-"""From a conversation to token ids, loss mask and audio slots (first cut: to be filled within minutes)."""
+"""From a conversation to token ids, loss mask and audio slots: one road for training and serving.
 
+    user("Say: ", audio, "?"), assistant("hi")
+
+    glue                  text      slot  text  glue                                text  glue
+    <|im_start|> user ⏎   S a y :    │    ?     <|im_end|> ⏎ <|im_start|> assistant ⏎  h i  <|im_end|> ⏎
+    0            0    0   0 0 0 0    │    0     0          0 0            0         0  1 1  1          0   loss_mask
+
+Glue is tokenised with special tokens, every text part on its own without, so text can never close a turn. An audio part
+is a position between tokens, with no placeholder that text could forge. A space that the template puts before a message
+goes to its first text part, because tokenizers write words with the space before them.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sonant.chat.messages import AudioPart, Conversation
+from sonant.chat.messages import AudioPart, Conversation, Message, TextPart
 from sonant.chat.tokenizer import ChatTokenizer
+from sonant.errors import ChatError
 
 
 @dataclass(frozen=True)
 class Slot:
-    """A place where audio is heard: its frames come before `token_ids[position]`."""
+    """A place where audio is heard: its frames are inserted before `token_ids[position]`."""
 
     position: int
     audio: AudioPart
@@ -22,12 +35,85 @@ class Rendered:
     """A conversation as tokens."""
 
     token_ids: NDArray[np.int64]  # (L,)
-    loss_mask: NDArray[np.float32]  # (L,)
-    slots: tuple[Slot, ...]
+    loss_mask: NDArray[np.float32]  # (L,) weight of predicting this token
+    slots: tuple[Slot, ...]  # positions never decrease
 
 
 def render(
     conversation: Conversation, tokenizer: ChatTokenizer, *, for_generation: bool = False, prompt_weight: float = 0.0
 ) -> Rendered:
-    """Returns the conversation as token ids, loss mask and slots."""
-    raise NotImplementedError
+    """Returns the conversation as token ids, loss mask and slots.
+
+    for_generation: adds the generation prompt; the result is a prefix of the same conversation with its answer.
+    prompt_weight: the loss weight of all that is no answer. Answers, up to and including the token that ends the turn,
+    weigh 1; where they are is known by position, so a pad token equal to it makes no difference.
+
+    Raises: ChatError if the template cannot place the messages or never closes an answer.
+    """
+    messages = conversation.messages
+    if not messages:
+        raise ChatError("the conversation has no messages; it needs one or more")
+    if for_generation and messages[-1].role == "assistant":
+        raise ChatError("the conversation already ends with an answer; generate from conversation.prompt()")
+    roles = tuple(message.role for message in messages)
+    around = tokenizer.frame(roles, add_generation_prompt=for_generation)
+    tokens = _Tokens(tokenizer, prompt_weight)
+    for message, glue, strip in zip(messages, around.glue, around.strips, strict=False):
+        texts = strip([part.text for part in message.parts if isinstance(part, TextPart)])
+        tokens.add_glue(glue.rstrip(" ") if any(texts) else glue)
+        tokens.add_message(message, texts, space=glue[len(glue.rstrip(" ")) :])
+    # The space before an answer is part of the answer, in training as above and so here.
+    tokens.add_glue(around.glue[-1].rstrip(" ") if for_generation else around.glue[-1])
+    return tokens.rendered()
+
+
+class _Tokens:
+    """The token sequence as it grows."""
+
+    def __init__(self, tokenizer: ChatTokenizer, prompt_weight: float) -> None:
+        self.tokenizer = tokenizer
+        self.prompt_weight = prompt_weight
+        self.token_ids: list[int] = []
+        self.loss_mask: list[float] = []
+        self.slots: list[Slot] = []
+        self.is_answering = False
+
+    def add_glue(self, glue: str) -> None:
+        """Adds template text; behind an answer it must close the turn, and is supervised up to where it does."""
+        ids = self.tokenizer.encode_markup(glue, after=self._last)
+        num_supervised = 0
+        if self.is_answering:
+            end = self.tokenizer.end_of_turn_id
+            if self.tokenizer.end_of_turn(glue) != end:
+                name = self.tokenizer.hf.convert_ids_to_tokens(end)
+                raise ChatError(
+                    f"the chat template closes the last answer with {name} but follows an earlier one with {glue!r}; "
+                    f"let it close every answer alike"
+                )
+            num_supervised = ids.index(end) + 1
+        self._add(ids[:num_supervised], 1.0)
+        self._add(ids[num_supervised:], self.prompt_weight)
+        self.is_answering = False
+
+    def add_message(self, message: Message, texts: Sequence[str], *, space: str) -> None:
+        """Adds the parts of a message: `texts` for its text parts in order, `space` before the first that has any."""
+        self.is_answering = message.role == "assistant"
+        remaining = iter(texts)
+        for part in message.parts:
+            if isinstance(part, AudioPart):
+                self.slots.append(Slot(len(self.token_ids), part))
+            elif text := next(remaining):
+                ids = self.tokenizer.encode_text(space + text, after=self._last)
+                self._add(ids, 1.0 if self.is_answering else self.prompt_weight)
+                space = ""
+
+    def rendered(self) -> Rendered:
+        return Rendered(np.array(self.token_ids, np.int64), np.array(self.loss_mask, np.float32), tuple(self.slots))
+
+    @property
+    def _last(self) -> int | None:
+        return self.token_ids[-1] if self.token_ids else None
+
+    def _add(self, ids: Sequence[int], weight: float) -> None:
+        self.token_ids += ids
+        self.loss_mask += [weight] * len(ids)

@@ -9,6 +9,7 @@ from typing import Any
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
+from sonant.chat.template import Frame, frame
 from sonant.errors import ChatError
 
 # A character that tokenizers with a leading-space habit never join with what follows it.
@@ -29,6 +30,7 @@ class ChatTokenizer:
         self.hf = hf
         self._markup = _backend(hf, splits_special=False)
         self._text = _backend(hf, splits_special=True)
+        self._frames: dict[tuple[tuple[str, ...], bool], Frame] = {}
         added = self._markup.get_added_tokens_decoder()
         self.special_ids: frozenset[int] = frozenset(id for id, token in added.items() if token.special)
 
@@ -43,6 +45,10 @@ class ChatTokenizer:
                 f"{path}: no tokenizer can be read here ({reason}); name a folder with tokenizer.json"
             ) from None
 
+    @cached_property
+    def _forgeable(self) -> frozenset[int]:
+        return self.special_ids - {self.hf.unk_token_id}  # text of unknown characters is unknown, and no markup
+
     @property
     def vocab_size(self) -> int:
         """The number of token ids, added tokens included."""
@@ -56,12 +62,53 @@ class ChatTokenizer:
                 return int(id)
         return 0
 
+    def frame(self, roles: tuple[str, ...], *, add_generation_prompt: bool = False) -> Frame:
+        """Returns what the chat template puts around messages of these roles (see `sonant.chat.template.frame`)."""
+        key = roles, add_generation_prompt
+        if key not in self._frames:
+            self._frames[key] = frame(self.hf, roles, add_generation_prompt=add_generation_prompt)
+        return self._frames[key]
+
+    @cached_property
+    def end_of_turn_id(self) -> int:
+        """The special token with which the template closes an answer.
+
+        Raises: ChatError if it closes answers with none: a model could then never learn to stop.
+        """
+        end = self.end_of_turn(self.frame(("user", "assistant")).glue[-1])
+        if end is None:
+            raise ChatError(
+                "the chat template closes an answer without a special token, so that a model never learns to stop; "
+                "let it write one (eos_token) after the content of every assistant message"
+            )
+        return end
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """The ids that end an answer: the template's end of turn, and the end of the sequence."""
+        eos = self.hf.eos_token_id
+        return frozenset({self.end_of_turn_id} if eos is None else {self.end_of_turn_id, int(eos)})
+
+    def end_of_turn(self, glue: str) -> int | None:
+        """Returns the first special token in what the template writes behind an answer, if any."""
+        return next((id for id in self.encode_markup(glue) if id in self.special_ids), None)
+
     def encode_text(self, text: str, *, after: int | None = None) -> list[int]:
         """Returns the ids of `text` as plain characters, whatever special tokens it spells.
 
         after: the token before it; None at the start, where sentencepiece-like tokenizers put a space of their own.
         """
-        return self._encode(self._text, text, after)
+        ids = self._encode(self._text, text, after)
+        if self._forgeable.isdisjoint(ids):
+            return ids
+        # A unigram model may hold "</s>" among its ordinary pieces: spell such a piece character by character.
+        spelled: list[int] = []
+        for id in ids:
+            piece = str(self._text.id_to_token(id)) if id in self._forgeable else ""
+            spelled += [i for c in piece for i in self._encode(self._text, c, spelled[-1] if spelled else after)] or [
+                id
+            ]
+        return spelled
 
     def encode_markup(self, text: str, *, after: int | None = None) -> list[int]:
         """Returns the ids of template text, special tokens recognised; `after` as in `encode_text`."""
