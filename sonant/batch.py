@@ -19,6 +19,7 @@ from sonant.audio.features import FeatureSpec, extract
 from sonant.chat.messages import AudioPart, Conversation
 from sonant.chat.render import render
 from sonant.chat.tokenizer import ChatTokenizer
+from sonant.errors import AudioError
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,9 +172,12 @@ def _hear(
     features = {}
     for spec in specs:
         heard = io.resample(samples, from_hz=rate_hz, to_hz=spec.sample_rate_hz)
-        features[spec] = extract(torch.from_numpy(heard), spec)
+        try:
+            features[spec] = extract(torch.from_numpy(heard), spec)
+        except AudioError as error:
+            raise AudioError(f"{part.name}: {error}") from None
         if augmenter is not None and rng is not None and spec.kind == "log_mel":
-            features[spec] = augmenter.features(features[spec], rng=rng)
+            features[spec] = augmenter.features(features[spec], rng=rng, stack=spec.stack)
     return features, len(samples) / rate_hz
 
 
@@ -185,5 +189,5 @@ def _pad(segments: Sequence[Tensor], spec: FeatureSpec) -> tuple[Tensor, Tensor]
     """(A, F, M) or (A, S) and its lengths (A,); without any segment, A and F or S are 0."""
     lengths = torch.tensor([len(segment) for segment in segments], dtype=torch.int64)
     if not segments:
-        return torch.zeros((0, 0) if spec.kind == "waveform" else (0, 0, spec.num_mels)), lengths
+        return torch.zeros((0, 0) if spec.kind == "waveform" else (0, 0, spec.dim)), lengths
     return _stack(segments), lengths
