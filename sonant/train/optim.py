@@ -1,0 +1,120 @@
+"""Parameter groups by name, AdamW whose state is complete from the start, and learning rates as f(step)."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from sonant.errors import TrainingError
+
+Schedule = Literal["constant", "linear", "cosine"]
+
+
+@dataclass(frozen=True)
+class NamedGroup:
+    """Parameters that share a learning rate, by name: sharding replaces the Parameter objects, never the names."""
+
+    name: str
+    parameters: tuple[str, ...]
+    lr: float
+    weight_decay: float
+
+
+def name_groups(model: nn.Module, groups: Sequence[Mapping[str, Any]], *, weight_decay: float) -> list[NamedGroup]:
+    """Returns the groups of a freeze plan ({"name", "params", "lr", "weight_decay"}) with parameters by name.
+
+    Raises: TrainingError if a group holds a frozen or foreign parameter, or a trained one stands in no group or two.
+    """
+    names = {id(p): n for n, p in model.named_parameters()}
+    owner: dict[str, str] = {}
+    named: list[NamedGroup] = []
+    for group in groups:
+        label = str(group.get("name", len(named)))
+        members = [names.get(id(p)) for p in group["params"]]
+        for member, parameter in zip(members, group["params"], strict=True):
+            if member is None or not parameter.requires_grad:
+                what = "is frozen" if member else "does not belong to the model"
+                raise TrainingError(
+                    f"group {label!r}: parameter {member or tuple(parameter.shape)} {what}; mend the plan"
+                )
+            if member in owner:
+                raise TrainingError(f"parameter {member} is in the groups {owner[member]!r} and {label!r}; keep one")
+            owner[member] = label
+        if members:
+            decay = float(group.get("weight_decay", weight_decay))
+            named.append(NamedGroup(label, tuple(m for m in members if m), float(group["lr"]), decay))
+    forgotten = [n for n, p in model.named_parameters() if p.requires_grad and n not in owner]
+    if forgotten or not owner:
+        what = f"{len(forgotten)} trained parameters are in no group, the first is {forgotten[0]}" if forgotten else ""
+        raise TrainingError(f"{what or 'no parameter is trained'}; list them in a group or freeze the others")
+    return named
+
+
+def make_optimizer(model: nn.Module, groups: Sequence[NamedGroup], *, betas: tuple[float, float]) -> torch.optim.AdamW:
+    """Returns AdamW over the groups; every parameter has its (zero) state at once, so that a checkpoint can be filled.
+
+    A group keeps its full learning rate in "base_lr"; `set_learning_rates` derives "lr" from it.
+    """
+    parameters = dict(model.named_parameters())
+    settings = [
+        {
+            "name": g.name,
+            "params": [parameters[n] for n in g.parameters],
+            "lr": g.lr,
+            "base_lr": g.lr,
+            "weight_decay": g.weight_decay,
+        }
+        for g in groups
+    ]
+    optimizer = torch.optim.AdamW(settings, betas=betas)
+    for parameter in trained(optimizer):
+        zeros = {key: torch.zeros_like(parameter.detach()) for key in ("exp_avg", "exp_avg_sq")}
+        optimizer.state[parameter] = {"step": torch.tensor(0.0), **zeros}
+    return optimizer
+
+
+def trained(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    """Returns all parameters of the optimiser, group after group."""
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def schedule_factor(step: int, *, kind: Schedule, steps: int, warmup_steps: int, final_ratio: float) -> float:
+    """Returns what the learning rates are multiplied with at `step` (from 0).
+
+    1 |   /--------\\__            linear warm-up, then constant, linear or cosine
+      |  /             \\__        down to `final_ratio` at the last step
+    0 | /                 ---
+    """
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    done = min(1.0, (step - warmup_steps) / max(1, steps - 1 - warmup_steps))
+    if kind == "linear":
+        return 1.0 + (final_ratio - 1.0) * done
+    if kind == "cosine":
+        return final_ratio + (1.0 - final_ratio) * 0.5 * (1.0 + math.cos(math.pi * done))
+    return 1.0
+
+
+def set_learning_rates(optimizer: torch.optim.Optimizer, *, factor: float) -> dict[str, float]:
+    """Returns the learning rate of each group by name, after setting it to base_lr x factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["base_lr"] * factor
+    return {group["name"]: group["lr"] for group in optimizer.param_groups}
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], *, max_norm: float | None) -> float:
+    """Returns the norm of all gradients (before clipping) and scales them down to `max_norm` if they are longer.
+
+    A parameter nobody used gets a zero gradient first: a rank that makes a dummy pass for a text-only batch and a
+    single process that makes none would otherwise update differently.
+    """
+    parameters = list(parameters)
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    norm: Any = nn.utils.clip_grad_norm_(parameters, math.inf if max_norm is None else max_norm)
+    whole: Tensor = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+    return float(whole)
