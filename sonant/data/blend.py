@@ -1,0 +1,137 @@
+"""Which rows an epoch holds: sources blended by their share of tokens, each cycling through whole shuffles.
+
+speech (weight 3, temperature 0.5)          share of a leaf = product of the shares on its way from the root
+├── librispeech  900k tokens   √900k        share inside a group ∝ weight · tokens^temperature
+└── fleurs       100k tokens   √100k        temperature 0: the weights are the token shares (the default)
+text   (weight 1)                           temperature 1: as large as they are
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sonant.data.manifest import Manifest
+from sonant.errors import ConfigError
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Source:
+    """One manifest in a blend. `task` names its rows in logs where a row names none."""
+
+    name: str
+    manifest: Manifest
+    weight: float = 1.0
+    task: str = ""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Sources (or groups of sources) that share one weight; the members divide it by weight · tokens^temperature."""
+
+    name: str
+    members: Sequence["Source | Group"]
+    weight: float = 1.0
+    temperature: float = 0.0
+
+
+def leaves(node: Source | Group) -> list[Source]:
+    """Returns the sources below a node, left to right."""
+    return [node] if isinstance(node, Source) else [leaf for member in node.members for leaf in leaves(member)]
+
+
+def token_shares(root: Source | Group, num_tokens: Callable[[Source], float]) -> list[float]:
+    """Returns the share of all tokens that each leaf of `root` shall have, in the order of `leaves`; they sum to 1.
+
+    Args:
+        num_tokens: the size of one leaf; a group is as large as its leaves together. A leaf of size 0 gets share 0.
+
+    Raises: ConfigError for a group without members, two leaves of one name, or a weight that is not above 0.
+    """
+    names = [leaf.name for leaf in leaves(root)]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(
+            f"two sources are named {twice[0]!r}; names must be unique, because shares are logged by name"
+        )
+    return _divide(root, 1.0, num_tokens)
+
+
+def _divide(node: Source | Group, share: float, num_tokens: Callable[[Source], float]) -> list[float]:
+    if isinstance(node, Source):
+        return [share]
+    if not node.members:
+        raise ConfigError(f"group {node.name!r} has no members; name at least one source or drop the group")
+    parts = []
+    for member in node.members:
+        if not (0 < member.weight < float("inf")):
+            raise ConfigError(
+                f"{member.name!r} has weight {member.weight}; weights are above 0 (drop the source instead)"
+            )
+        size = sum(num_tokens(leaf) for leaf in leaves(member))
+        parts.append(member.weight * size**node.temperature if size else 0.0)
+    total = sum(parts) or 1.0
+    pairs = zip(node.members, parts, strict=True)
+    return [leaf for member, part in pairs for leaf in _divide(member, share * part / total, num_tokens)]
+
+
+class Blend:
+    """The endless streams of rows of some sources, cut into epochs.
+
+        source a  | cycle 0: 2 0 1 | cycle 1: 0 2 1 | cycle 2: ...     every cycle is a shuffle of all rows
+        epochs    |-- quota 4 -------|-- quota 4 -------|              an epoch takes the next `quota` rows
+
+    An epoch of the blend holds as many tokens as all its sources together (times `scale`), divided by `shares`, to the
+    nearest row and at least one row a source. A source whose share is its natural one is seen exactly once an epoch; a
+    smaller one more often, a larger one over several epochs, and none ever loses a row, because a cycle goes on where
+    the last epoch left it. An epoch starts at `epoch * quota`, so it needs none of the epochs before it.
+
+    Args:
+        members: the rows of each source, as indices into `sizes`.
+        sizes: (N,) tokens of each row.
+        shares: token share of each source; need not sum to 1.
+        scale: how many times the tokens of all sources an epoch holds.
+    """
+
+    def __init__(
+        self, members: Sequence[Rows], sizes: Rows, *, shares: Sequence[float], seed: int, scale: float = 1.0
+    ) -> None:
+        kept = [i for i, rows in enumerate(members) if len(rows) and shares[i] > 0]
+        self.members = [members[i] for i in kept]
+        self._ids, self._seed = kept, seed
+        tokens = np.array([max(1, int(sizes[rows].sum())) for rows in self.members], np.float64)
+        counts = np.array([len(rows) for rows in self.members], np.float64)
+        parts = np.array([shares[i] for i in kept], np.float64)
+        quotas = scale * tokens.sum() * (parts / parts.sum()) * counts / tokens if kept else counts
+        self.quotas = [max(1, round(quota)) for quota in quotas]
+
+    def epoch(self, epoch: int) -> tuple[Rows, Rows]:
+        """Returns (rows, cycles) of an epoch in a random order in which every stretch holds every source evenly.
+
+        A row's cycle is how often its source was seen in full before: row and cycle together never come twice.
+        """
+        if not self.members:
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
+        rng = np.random.default_rng([self._seed, 1, epoch])
+        parts, keys = [], []
+        for index, quota in enumerate(self.quotas):
+            parts.append(self._stretch(index, epoch * quota, quota))
+            keys.append((np.arange(quota) + rng.random(quota)) / quota)
+        order = np.argsort(np.concatenate(keys), kind="stable")
+        return np.concatenate([rows for rows, _ in parts])[order], np.concatenate([cycles for _, cycles in parts])[
+            order
+        ]
+
+    def _stretch(self, index: int, start: int, length: int) -> tuple[Rows, Rows]:
+        rows, stop = self.members[index], start + length
+        found, cycles = [], []
+        for cycle in range(start // len(rows), (stop - 1) // len(rows) + 1):
+            shuffled = np.random.default_rng([self._seed, 0, self._ids[index], cycle]).permutation(rows)
+            first = cycle * len(rows)
+            piece = shuffled[max(0, start - first) : stop - first]
+            found.append(piece)
+            cycles.append(np.full(len(piece), cycle, np.int64))
+        return np.concatenate(found), np.concatenate(cycles)

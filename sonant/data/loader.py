@@ -1,0 +1,242 @@
+"""The endless stream of batches a run trains on, resumable at any (epoch, step).
+
+plan.step(step, rank) ─▶ rows of a micro-batch ─▶ make_example(conversation, rng) per row ─▶ collate ─▶ Batch
+                          └──────────── threads, some micro-batches ahead ───────────────────┘
+"""
+
+import itertools
+import logging
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from sonant.batch import Batch, Example, StepBatches, collate
+from sonant.chat.messages import Conversation, assistant, user
+from sonant.config import Config
+from sonant.data.blend import Group, Rows, Source, leaves, token_shares
+from sonant.data.manifest import clip_duration_s
+from sonant.data.plan import Plan, PlanConfig, check_world
+from sonant.errors import ChatError, ConfigError, ManifestError, SonantError, TrainingError
+
+log = logging.getLogger(__name__)
+
+MakeExample = Callable[[Conversation, np.random.Generator], Example]
+MIN_ROWS_FOR_RATE = 100  # a rate of broken rows is never taken over fewer rows than this
+
+
+class LoaderConfig(Config):
+    """How batches are made ahead of time, and how many broken rows a run bears."""
+
+    workers: int = Field(default=1, ge=0, description="threads that decode and render; 0 = in the loop itself")
+    prefetch: int = Field(default=4, gt=0, description="micro-batches made ahead of the loop")
+    max_broken_share: float = Field(
+        default=0.01, ge=0, le=1, description="a run stops when more of its rows are broken"
+    )
+
+
+@dataclass(frozen=True)
+class RowSizes:
+    """How long a row is. Everything is counted in tokens as the LLM sees them.
+
+    `target_tokens` is what the weights of a blend are measured in; None: the length of the whole row.
+    """
+
+    text_tokens: Callable[[Conversation], int]
+    audio_tokens: Callable[[float], int]  # of one clip of so many seconds
+    target_tokens: Callable[[Conversation], int] | None = None
+
+    def length(self, conversation: Conversation) -> int:
+        """Returns the tokens of the expanded row. A recording that cannot be opened counts 0: it is broken later."""
+        return self.text_tokens(conversation) + sum(
+            self.audio_tokens(seconds)
+            for part in conversation.audio_parts
+            if (seconds := clip_duration_s(part)) is not None
+        )
+
+
+@dataclass(frozen=True)
+class _Made:
+    batch: Batch
+    num_rows: int
+    broken: list[tuple[str, str]]  # (file:line, reason)
+
+
+class BatchStream:
+    """Batches of blended manifests: the same for any number of workers, and for all ranks together.
+
+    Args:
+        sources: one source, or groups of them; weights are token shares.
+        make_example: renders and loads one row. It must draw from the given generator only, which is a function of
+            (seed, cycle, row), where cycle counts how often the row's source was seen in full before.
+        sizes: how long rows are; every row is read once at the start.
+
+    A row that cannot be made (SonantError) leaves its batch, is logged, counted and kept in `quarantine`; nothing takes
+    its place. A micro-batch without a row left becomes one row of weight 0, so that ranks stay in step.
+
+    Raises: ManifestError for a row longer than the token budget (rows are never cut) or one that is no conversation;
+    ConfigError if the plan cannot be made.
+    """
+
+    def __init__(
+        self,
+        sources: Source | Group,
+        make_example: MakeExample,
+        *,
+        sizes: RowSizes,
+        plan: PlanConfig,
+        loader: LoaderConfig | None = None,
+    ) -> None:
+        self._sources, self._make_example, self._config = leaves(sources), make_example, loader or LoaderConfig()
+        self._seed = plan.seed
+        counts = [len(source.manifest) for source in self._sources]
+        self._firsts = np.cumsum([0, *counts])
+        self.lengths, self.target_sizes, has_audio, self.tasks = self._measure(sizes, plan.token_budget)
+        members = [np.arange(a, b) for a, b in itertools.pairwise(self._firsts)]
+        tokens = {s.name: float(self.target_sizes[rows].sum()) for s, rows in zip(self._sources, members, strict=True)}
+        self.plan = Plan(
+            members,
+            self.lengths,
+            shares=token_shares(sources, lambda leaf: tokens[leaf.name]),
+            config=plan,
+            sizes=self.target_sizes,
+            has_audio=has_audio,
+        )
+        self.quarantine: dict[str, str] = {}
+        self.num_broken = 0
+        self.num_seen = 0
+
+    @property
+    def micro_batches(self) -> int:
+        """G: micro-batches of one optimiser step, over all ranks."""
+        return self.plan.config.micro_batches
+
+    def shares(self, epoch: int = 0, *, by: str = "source") -> dict[str, float]:
+        """Returns source (or task, where `by` is "task") -> realised share of tokens in an epoch."""
+        if by not in ("source", "task"):
+            raise ConfigError(f"shares by {by!r} do not exist; ask by 'source' or 'task'")
+        names = np.repeat([source.name for source in self._sources], np.diff(self._firsts))
+        return self.plan.epoch(epoch).shares(names if by == "source" else self.tasks, self.target_sizes)
+
+    @property
+    def padding_share(self) -> float:
+        """Padding / padded size of the planned batches of epoch 0."""
+        return self.plan.epoch(0).padding_share(self.lengths)
+
+    def steps(self, epoch: int = 0, step: int = 0, *, rank: int = 0, world_size: int = 1) -> Iterator[StepBatches]:
+        """Yields this rank's batches from (epoch, step) on, without end.
+
+        Raises: TrainingError at once if `world_size` does not divide the micro-batches of a step or the step does not
+        exist; later if the share of broken rows passes `max_broken_share`.
+        """
+        check_world(self.micro_batches, rank=rank, world_size=world_size)
+        num_steps = self.plan.epoch(epoch).num_steps
+        if not 0 <= step <= num_steps:
+            raise TrainingError(
+                f"epoch {epoch} has {num_steps} steps, so it cannot go on at step {step}; "
+                "the data or the plan differ from those of the checkpoint"
+            )
+        return self._steps(epoch, step, rank, world_size)
+
+    def _steps(self, epoch: int, step: int, rank: int, world_size: int) -> Iterator[StepBatches]:
+        share = self.micro_batches // world_size
+        with closing(self._made(self._jobs(epoch, step, rank, world_size))) as made:
+            while True:
+                if step == self.plan.epoch(epoch).num_steps:
+                    epoch, step = epoch + 1, 0
+                batches = [self._account(next(made)) for _ in range(share)]
+                yield StepBatches(epoch=epoch, step=step, batches=batches)
+                step += 1
+
+    def _jobs(self, epoch: int, step: int, rank: int, world_size: int) -> Iterator[tuple[Rows, Rows]]:
+        while True:
+            plan = self.plan.epoch(epoch)
+            for at in range(step, plan.num_steps):
+                yield from plan.step(at, rank=rank, world_size=world_size)
+            epoch, step = epoch + 1, 0
+
+    def _made(self, jobs: Iterator[tuple[Rows, Rows]]) -> Generator[_Made, None, None]:
+        """The micro-batches in the order of the jobs, made by threads some jobs ahead."""
+        if self._config.workers == 0:
+            yield from (self._make(*job) for job in jobs)
+            return
+        pool = ThreadPoolExecutor(self._config.workers, thread_name_prefix="sonant-data")
+        try:
+            ahead = deque(pool.submit(self._make, *job) for job in itertools.islice(jobs, self._config.prefetch))
+            while True:
+                made = ahead.popleft().result()
+                ahead.append(pool.submit(self._make, *next(jobs)))
+                yield made
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _make(self, rows: Rows, cycles: Rows) -> _Made:
+        examples, broken = [], []
+        for row, cycle in zip(rows.tolist(), cycles.tolist(), strict=True):
+            try:
+                rng = np.random.default_rng([self._seed, cycle, row])
+                examples.append(self._make_example(self._row(row), rng))
+            except SonantError as error:
+                broken.append((self._place(row), str(error)))
+        if not examples:
+            examples.append(self._weightless())
+        return _Made(collate(examples), len(rows), broken)
+
+    def _weightless(self) -> Example:
+        """A row that trains nothing, where a micro-batch has no row (left)."""
+        row = self._make_example(Conversation((user("."), assistant("."))), np.random.default_rng(0))
+        return replace(row, loss_mask=np.zeros_like(row.loss_mask))
+
+    def _account(self, made: _Made) -> Batch:
+        self.num_seen += made.num_rows
+        self.num_broken += len(made.broken)
+        for place, reason in made.broken:
+            if place not in self.quarantine:
+                log.warning("row left out: %s: %s", place, reason)
+            self.quarantine[place] = reason
+        allowed = self._config.max_broken_share
+        if self.num_broken > allowed * max(self.num_seen, MIN_ROWS_FOR_RATE):
+            raise TrainingError(
+                f"{self.num_broken} of the {self.num_seen} rows seen are broken (max_broken_share={allowed:g}); "
+                f"the last: {made.broken[-1][0]}: {made.broken[-1][1]}; run 'sonant data check --fix' on the manifests"
+            )
+        return made.batch
+
+    def _measure(self, sizes: RowSizes, budget: int) -> tuple[Rows, Rows, NDArray[np.bool_], NDArray[np.str_]]:
+        """Reads every row once: (N,) lengths, (N,) target sizes, (N,) has audio, (N,) task."""
+        total = int(self._firsts[-1])
+        lengths, targets = np.zeros(total, np.int64), np.zeros(total, np.int64)
+        has_audio, tasks = np.zeros(total, np.bool_), np.empty(total, object)
+        for row in range(total):
+            conversation = self._row(row)
+            try:
+                lengths[row] = sizes.length(conversation)
+                targets[row] = sizes.target_tokens(conversation) if sizes.target_tokens else lengths[row]
+            except ChatError as error:
+                raise ManifestError(f"{self._place(row)}: {error}") from None
+            if lengths[row] > budget:
+                raise ManifestError(
+                    f"{self._place(row)}: row {conversation.id!r} has {lengths[row]} tokens, token_budget is {budget}; "
+                    "raise the budget, shorten the row or drop it (rows are never cut)"
+                )
+            has_audio[row] = bool(conversation.audio_parts)
+            tasks[row] = conversation.task
+        return lengths, targets, has_audio, tasks.astype(np.str_)
+
+    def _source(self, row: int) -> int:
+        return int(np.searchsorted(self._firsts, row, side="right")) - 1
+
+    def _row(self, row: int) -> Conversation:
+        index = self._source(row)
+        source = self._sources[index]
+        conversation = source.manifest[row - int(self._firsts[index])]
+        return conversation if conversation.task else replace(conversation, task=source.task or source.name)
+
+    def _place(self, row: int) -> str:
+        index = self._source(row)
+        return self._sources[index].manifest.place(row - int(self._firsts[index]))

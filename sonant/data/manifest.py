@@ -1,0 +1,160 @@
+"""A manifest: one conversation a line, JSON in UTF-8. Rows are read when they are asked for.
+
+    {"id": "1089", "task": "asr", "messages": [{"role": "user", "content": [{"type": "audio", "path": "a.flac"}]}, ...]}
+
+Opening one only looks for the ends of lines, so a million rows open in a fraction of a second. Relative audio paths
+start at the manifest's folder. Keys that Sonant does not know are kept. An empty line is refused; a newline at the end
+is not.
+"""
+
+import json
+import os
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sonant.audio.io import info
+from sonant.chat.messages import AudioPart, Conversation, Part
+from sonant.errors import AudioError, ChatError, ManifestError
+
+BLOCK_BYTES = 1 << 24
+
+
+class Manifest(Sequence[Conversation]):
+    """The conversations of a JSONL file by number; line numbers in messages count from 1.
+
+    The file must not change while it is in use: only an index of byte offsets is kept of it. Reading is thread-safe.
+
+    Raises: ManifestError if the file cannot be read, has no rows or an empty line; for a bad row, when it is asked for.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._offsets = line_offsets(self.path)
+        if len(self) == 0:
+            raise ManifestError(f"{self.path}: holds no rows; a manifest has one conversation a line")
+        empty = np.flatnonzero(np.diff(self._offsets) <= 1)
+        if len(empty):
+            raise ManifestError(
+                f"{self.place(int(empty[0]))}: empty line; delete it, or let 'sonant data check --fix' do so"
+            )
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def __getitem__(self, index: int) -> Conversation:  # type: ignore[override] # no slices: rows are read one by one
+        index = range(len(self))[index]
+        return parse(self.raw(index), self.place(index)).with_root(self.path.parent)
+
+    def __iter__(self) -> Iterator[Conversation]:
+        return (self[index] for index in range(len(self)))
+
+    def raw(self, index: int) -> bytes:
+        """Returns the bytes of a row's line."""
+        with open(self.path, "rb") as file:
+            file.seek(self._offsets[index])
+            return file.read(int(self._offsets[index + 1] - self._offsets[index]))
+
+    def place(self, index: int) -> str:
+        """Returns where a row stands, as `file:line`."""
+        return f"{self.path}:{index + 1}"
+
+
+def clip_duration_s(part: AudioPart) -> float | None:
+    """Returns the seconds of a clip: as written, or by the header of its file; None if that cannot be read."""
+    if part.duration_s is not None:
+        return part.duration_s
+    try:
+        return max(0.0, info(part.source).duration_s - part.offset_s)
+    except AudioError:
+        return None
+
+
+def line_offsets(path: str | os.PathLike[str]) -> NDArray[np.int64]:
+    """Returns (lines + 1,) byte offsets: line i is [offsets[i], offsets[i + 1]).
+
+    Raises: ManifestError if the file cannot be read.
+    """
+    ends = [np.zeros(1, np.int64)]
+    size = 0
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(BLOCK_BYTES):
+                ends.append(np.flatnonzero(np.frombuffer(block, np.uint8) == ord("\n")) + size + 1)
+                size += len(block)
+    except OSError as error:
+        raise ManifestError(f"{path}: cannot read this manifest ({error.strerror}); check the name") from None
+    offsets = np.concatenate(ends)
+    return offsets if offsets[-1] == size else np.append(offsets, size)
+
+
+def parse_json(line: bytes, place: str) -> Any:
+    """Returns the JSON value of a line. Raises: ManifestError if it is not UTF-8 or not JSON (NaN is not)."""
+    try:
+        return json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{place}: byte {error.start + 1} is not UTF-8 text; save the manifest as UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise ManifestError(
+            f"{place}: not JSON ({error.msg} at column {error.colno}); write one object a line"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(f"{place}: not JSON ({error}); write one object a line") from None
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON value")
+
+
+def parse(line: bytes, place: str) -> Conversation:
+    """Returns the conversation of a line, its paths as written.
+
+    Raises: ManifestError naming the place and the fault.
+    """
+    try:
+        return Conversation.from_json(parse_json(line, place))
+    except ChatError as error:
+        raise ManifestError(f"{place}: {error}") from None
+
+
+def write(path: str | os.PathLike[str], conversations: Iterable[Conversation]) -> int:
+    """Writes a manifest, whole or not at all; returns its number of rows.
+
+    Absolute audio paths below the manifest's folder become relative to it, so that the folder can be moved.
+    """
+    root = Path(path).absolute().parent
+    return write_lines(path, (json.dumps(_unrooted(c, root).to_json(), ensure_ascii=False) for c in conversations))
+
+
+def write_lines(path: str | os.PathLike[str], lines: Iterable[str]) -> int:
+    """Writes lines of text, whole or not at all; returns how many."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    count = 0
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
+            for line in lines:
+                file.write(line + "\n")
+                count += 1
+        os.replace(temporary, path)
+    except OSError as error:
+        raise ManifestError(f"{path}: cannot be written ({error.strerror}); check the folder") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+    return count
+
+
+def _unrooted(conversation: Conversation, root: Path) -> Conversation:
+    def unrooted(part: Part) -> Part:
+        if not isinstance(part, AudioPart) or part.path is None or not Path(part.path).is_relative_to(root):
+            return part
+        return replace(part, path=Path(part.path).relative_to(root).as_posix())
+
+    messages = (replace(m, parts=tuple(map(unrooted, m.parts))) for m in conversation.messages)
+    return replace(conversation, messages=tuple(messages))
