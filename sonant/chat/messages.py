@@ -8,7 +8,6 @@ Keys this file does not know are kept in `extra` and written back.
 """
 
 import base64
-import binascii
 import hashlib
 import math
 import os
@@ -248,7 +247,7 @@ def _part(values: Any, where: str) -> Part:
         return AudioPart(
             **values, data=None if data is None else base64.b64decode(data, validate=True), extra=fields.rest
         )
-    except binascii.Error:
+    except ValueError:
         raise ChatError(f"{where}.data: is {_shown(data)}; allowed is base64 text") from None
     except ChatError as error:
         raise ChatError(f"{where}: {error}") from None
