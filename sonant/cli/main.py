@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from sonant import __version__
+from sonant.cli import ask, data, evaluate, quickstart, train, world
 from sonant.errors import SonantError
 
 app = typer.Typer(
@@ -19,6 +20,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
+
+
+app.command(epilog=quickstart.EPILOG)(quickstart.quickstart)
+app.add_typer(world.app, name="world")
+app.add_typer(data.app, name="data")
+app.command(epilog=train.EPILOG)(train.train)
+app.command(epilog=evaluate.EPILOG)(evaluate.evaluate)
+app.command(epilog=evaluate.REPORT_EPILOG)(evaluate.report)
+app.command(epilog=ask.EPILOG)(ask.ask)
 
 
 def _version(wanted: bool) -> None:

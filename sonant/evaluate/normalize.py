@@ -1,4 +1,4 @@
-"""What is forgiven before a hypothesis meets its reference. Each normaliser has a name that is printed with the score."""
+"""What is forgiven before a hypothesis meets its reference; the name of the normaliser is printed with the score."""
 
 import re
 import unicodedata

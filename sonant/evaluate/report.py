@@ -120,9 +120,9 @@ def _svg(draw: Callable[[Any, Sequence[Run]], bool], runs: Sequence[Run]) -> str
 def _draw_losses(figure: Any, runs: Sequence[Run]) -> bool:
     drawn = [run for run in runs if run.log]
     for axes, run in zip(figure.subplots(1, max(1, len(drawn)), squeeze=False)[0], drawn, strict=False):
-        tasks = sorted({task for line in run.log for task in line["losses"]})
+        tasks = sorted({task for line in run.log for task in line["task_loss"]})
         for task in tasks:
-            points = [(line["step"], line["losses"][task]) for line in run.log if task in line["losses"]]
+            points = [(line["step"], line["task_loss"][task]) for line in run.log if task in line["task_loss"]]
             axes.plot([s for s, _ in points], _smoothed([v for _, v in points]), label=task, linewidth=1.2)
         axes.set(title=run.name, xlabel="step", ylabel="nats per target token", yscale="log")
         axes.legend(fontsize=7)
@@ -189,7 +189,7 @@ def _smoothed(values: Sequence[float], weight: float = 0.9) -> list[float]:
 
 
 FIGURES: dict[str, Callable[[Any, Sequence[Run]], bool]] = {
-    "Headline score of each task: the model that hears, the cascade, and the same LLM reading the true text.": _draw_scores,
+    "Headline score of each task: the model that hears, the cascade, the same LLM reading the true text.": _draw_scores,
     "Text skill after training minus before: zero means nothing was forgotten.": _draw_forgetting,
     "Loss per task (smoothed).": _draw_losses,
     "Realised mix of the training data.": _draw_mix,

@@ -81,7 +81,7 @@ def check_pairs(hypotheses: Sequence[str], references: Sequence[str]) -> None:
 
 
 def _resampled_sums(counts: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Returns (RESAMPLES, ...) sums over items drawn with replacement; the seed is fixed, so a score is reproducible."""
+    """Returns (RESAMPLES, ...) sums over items drawn with replacement; fixed seed: a score is reproducible."""
     rng = np.random.default_rng(0)
     times_drawn = rng.multinomial(len(counts), np.full(len(counts), 1 / len(counts)), size=RESAMPLES)
     return np.tensordot(times_drawn.astype(np.float64), counts, axes=1)

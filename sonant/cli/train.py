@@ -1,0 +1,71 @@
+"""`sonant train`: run a recipe from a preset, with settings changed one by one."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+EPILOG = """Examples:
+
+    sonant train voicetextblender tiny data.root=runs/quickstart/world --out runs/mine
+
+    sonant train voicetextblender my.yaml arm=speech_only train.steps=500 --out runs/speech_only
+
+    sonant train voicetextblender tiny data.root=runs/quickstart/world --out runs/mine --resume
+
+    torchrun --nproc-per-node 8 -m sonant train voicetextblender best data.root=DATA --out runs/best
+
+    sonant train voicetextblender faithful --show   (print the resolved settings, train nothing)
+"""
+RECIPES = ("voicetextblender",)
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help=f"One of: {', '.join(RECIPES)}.")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(help="Presets or YAML files first (tiny, faithful, best, my.yaml), then key=value.", metavar="[PRESET] [A.B=C]..."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The run's folder: log, checkpoints, model.")] = Path("runs/run"),
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out where it stopped.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Print the resolved settings and stop.")] = False,
+) -> None:
+    """Train a recipe. Stops cleanly on Ctrl-C or SIGTERM and resumes exactly with --resume."""
+    import yaml
+
+    from sonant.config import load_config, save_config
+    from sonant.errors import ConfigError
+    from sonant.recipes.voicetextblender import VoiceTextBlender, main
+
+    if recipe not in RECIPES:
+        raise ConfigError(f"no recipe {recipe!r}; recipes are {', '.join(RECIPES)}")
+    presets = [s for s in settings or [] if "=" not in s] or ["tiny"]
+    overrides = [s for s in settings or [] if "=" in s] + (["train.resume=true"] if resume else [])
+    config = load_config(VoiceTextBlender, [preset_path(recipe, name) for name in presets], overrides=overrides)
+    if show:
+        typer.echo(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    if resume or not (out / "config.yaml").exists():  # a refused run must not change the settings of the one it met
+        save_config(config, out / "config.yaml")
+    result = main(config, out, say=typer.echo)
+    if result.stopped:
+        typer.echo(f"stopped by {result.stopped} at step {result.step}; go on with --resume")
+        raise typer.Exit(3)
+    typer.echo(f"trained: {out / 'model'}")
+
+
+def preset_path(recipe: str, name: str) -> Path:
+    """Returns the file of a preset or of a YAML file. Raises: ConfigError that lists the presets."""
+    from importlib import resources
+
+    from sonant.errors import ConfigError
+
+    if name.endswith((".yaml", ".yml")):
+        return Path(name)
+    folder = Path(str(resources.files("sonant.recipes"))) / "presets" / recipe
+    path = folder / f"{name}.yaml"
+    if not path.exists():
+        known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
+        raise ConfigError(f"no preset {name!r} for {recipe}; presets are {known}; a file's name ends in .yaml")
+    return path
