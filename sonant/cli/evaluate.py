@@ -71,7 +71,7 @@ def report(
     typer.echo(f"written: {write_report(runs, out=out or runs[0] / 'report.html')}")
 
 
-class progress_bar:  # noqa: N801 (used like a function)
+class progress_bar:
     """A rich progress line for `evaluate`; silent where no terminal shows it."""
 
     def __enter__(self) -> "progress_bar":
