@@ -135,11 +135,14 @@ def add_noise(samples: Samples, noise: Samples, *, snr_db: float) -> Samples:
 
 
 def colored_noise(num_samples: int, exponent: float, *, rng: np.random.Generator) -> Samples:
-    """Returns noise of unit power with a power spectrum of 1 / f**exponent: (num_samples,); 0 white, 1 pink, 2 brown."""
-    spectrum = np.fft.rfft(rng.standard_normal(_fast_length(num_samples)))
-    # The constant part is left out: it has no place on a 1 / f slope.
-    spectrum *= np.concatenate([[0.0], np.arange(1.0, len(spectrum)) ** (-exponent / 2.0)])
-    noise = np.fft.irfft(spectrum)[:num_samples]
+    """Returns noise of unit power (num_samples,) whose power falls as 1 / f**exponent: 0 white, 1 pink, 2 brown.
+
+    Below 1/320 of the sample rate (50 Hz at 16 kHz) it is flat: the power of brown noise would else lie where no one
+    hears it, and an SNR would say nothing.
+    """
+    size = _fast_length(num_samples)
+    bins = np.maximum(np.arange(size // 2 + 1), size / 320)
+    noise = np.fft.irfft(np.fft.rfft(rng.standard_normal(size)) * bins ** (-exponent / 2.0))[:num_samples]
     return (noise / _rms(noise)).astype(np.float32)
 
 
@@ -214,9 +217,10 @@ def warp_frequencies(mels: Tensor, factor: float) -> Tensor:
     centres_hz = _mel_to_hz(np.linspace(0.0, _hz_to_mel(top_hz), num_mels + 2))[1:-1]
     source_hz = np.interp(centres_hz, [0.0, knee_hz, top_hz], [0.0, knee_hz / factor, top_hz])
     position = _hz_to_mel(source_hz) / _hz_to_mel(top_hz) * (num_mels + 1) - 1.0
-    position = torch.from_numpy(position.clip(0.0, num_mels - 1.0)).to(mels.dtype)
-    low = position.floor().long().clamp(max=max(num_mels - 2, 0))
-    return torch.lerp(mels[:, low], mels[:, (low + 1).clamp(max=num_mels - 1)], position - low)
+    position = position.clip(0.0, num_mels - 1.0)
+    low = position.astype(np.int64)
+    share = torch.from_numpy(position - low).to(mels.dtype)
+    return torch.lerp(mels[:, low], mels[:, np.minimum(low + 1, num_mels - 1)], share)
 
 
 def mask_bands(features: Tensor, *, dim: int, num_masks: int, max_width: int, rng: np.random.Generator) -> Tensor:

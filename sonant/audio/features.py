@@ -38,11 +38,13 @@ class FeatureSpec:
     mel_scale: Literal["slaney", "kaldi"] = "slaney"  # slaney: area-normalised; kaldi: triangles in mels, from 20 Hz
     log: Literal["log10_floor", "ln_floor", "ln_plus"] = "log10_floor"  # log(max(x, floor)) or log(x + floor)
     log_floor: float = 1e-10
-    # whisper: 80 dB below the loudest, then (x + 4) / 4; unit: zero mean and unit variance of each mel or the waveform
+    dynamic_range: float = 0.0  # nothing lies further below the loudest log mel of the recording; 0: no limit
+    # whisper: (x + 4) / 4; unit: zero mean and unit variance of each mel over the recording, or of the waveform
     normalization: Literal["none", "whisper", "unit"] = "none"
     variance_epsilon: float = 0.0  # deviation = sqrt(variance + variance_epsilon) + deviation_epsilon
     deviation_epsilon: float = 0.0
     stack: int = 1  # successive frames side by side in one
+    pad_short: bool = False  # zeros follow what is shorter than `min_samples`, instead of an AudioError
 
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(type(self)).items():
@@ -63,7 +65,7 @@ class FeatureSpec:
         In HF's padded form silence is max(-1.5, features.max() - 2): pad with that to give the encoder the same.
         Source: transformers `WhisperFeatureExtractor`.
         """
-        return cls("log_mel", num_mels=num_mels, normalization="whisper")
+        return cls("log_mel", num_mels=num_mels, dynamic_range=8.0, normalization="whisper")
 
     @classmethod
     def seamless(cls) -> Self:
@@ -118,16 +120,16 @@ class FeatureSpec:
     def tiny(cls) -> Self:
         """Returns the features of the tiny encoder: 80 mels, 25 ms frames every 10 ms, normalised by mel.
 
-        The floor lies near room noise: the digital silence of synthetic speech and a quiet room look alike.
+        80 dB of range as Whisper has, so that a band that a telephone cuts off is constant and becomes 0.
         """
         return cls(
             "log_mel",
             n_fft=512,
             framing="zeros",
-            log="ln_plus",
-            log_floor=1e-6,
+            dynamic_range=8.0,
             normalization="unit",
-            deviation_epsilon=1e-2,
+            deviation_epsilon=1e-5,
+            pad_short=True,
         )
 
     @property
@@ -142,6 +144,8 @@ class FeatureSpec:
 
     def num_frames(self, num_samples: int) -> int:
         """Returns F, the frames that `extract` makes of S samples (S for a waveform)."""
+        if self.pad_short:
+            num_samples = max(num_samples, self.min_samples)
         if self.kind == "waveform":
             return num_samples
         if self.framing == "kaldi":
@@ -150,7 +154,7 @@ class FeatureSpec:
 
     @property
     def min_samples(self) -> int:
-        """Returns the fewest samples that `extract` takes: one output frame, and two where a variance is needed."""
+        """Returns the fewest samples that make an output frame, or two frames where a variance is needed."""
         if self.kind == "waveform":
             return 1
         frames = max(self.stack, 2 if self.normalization == "unit" else 1)
@@ -179,8 +183,10 @@ def extract(samples: Tensor, spec: FeatureSpec) -> Tensor:
 
     samples: (S,) float32 mono in [-1, 1] at `spec.sample_rate_hz`.
 
-    Raises: AudioError if the samples are not one row or fewer than `spec.min_samples`.
+    Raises: AudioError if the samples are not one row, or fewer than `spec.min_samples` without `spec.pad_short`.
     """
+    if spec.pad_short and samples.ndim == 1 and 0 < len(samples) < spec.min_samples:
+        samples = torch.nn.functional.pad(samples, (0, spec.min_samples - len(samples)))
     if samples.ndim != 1 or len(samples) < spec.min_samples:
         raise AudioError(
             f"cannot extract features of samples of shape {tuple(samples.shape)}; give one row (S,) of at least "
@@ -190,12 +196,14 @@ def extract(samples: Tensor, spec: FeatureSpec) -> Tensor:
     if spec.kind == "waveform":
         return samples if spec.normalization == "none" else _normalize(samples, spec, correction=0)
     mels = _log(_power(samples, spec) @ _filters(spec), spec)  # (F, M)
+    if spec.dynamic_range:
+        mels = torch.maximum(mels, mels.max() - spec.dynamic_range)
     if spec.normalization == "whisper":
-        mels = (torch.maximum(mels, mels.max() - 8.0) + 4.0) / 4.0
+        mels = (mels + 4.0) / 4.0
     elif spec.normalization == "unit":
         mels = _normalize(mels, spec, correction=1)
     mels = mels[: len(mels) // spec.stack * spec.stack]
-    return mels.reshape(-1, spec.dim).to(torch.float32)
+    return mels.reshape(-1, spec.dim)
 
 
 def mel_filters(spec: FeatureSpec) -> NDArray[np.float64]:
@@ -279,5 +287,8 @@ def _log(power: Tensor, spec: FeatureSpec) -> Tensor:
 
 
 def _normalize(values: Tensor, spec: FeatureSpec, *, correction: int) -> Tensor:
+    # In float64 the mean of a constant is that constant: it becomes 0, not rounding error over epsilon.
+    values = values.to(torch.float64)
     variance, mean = torch.var_mean(values, dim=0, correction=correction)
-    return (values - mean) / (torch.sqrt(variance + spec.variance_epsilon) + spec.deviation_epsilon)
+    normalized = (values - mean) / (torch.sqrt(variance + spec.variance_epsilon) + spec.deviation_epsilon)
+    return normalized.to(torch.float32)
