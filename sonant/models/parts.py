@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub.errors
 import torch
 import transformers
 from torch import nn
@@ -60,7 +61,9 @@ def read_part_config(path: str) -> dict[str, Any]:
     try:
         values: dict[str, Any] = transformers.PreTrainedConfig.get_config_dict(folder)[0]
     except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: cannot read its config.json ({_first_line(error)}); check the name") from None
+        raise ModelError(f"{path}: cannot read its config.json ({_reason(error)}); check the name") from None
+    if not values:
+        raise ModelError(f"{path}: has no config.json; give the folder of a Hugging Face model")
     if "auto_map" in values:
         raise ModelError(
             f"{path}: wants to run Python of its own (auto_map), which Sonant never does; use another part"
@@ -138,9 +141,10 @@ def _refuse_unknown(values: Mapping[str, Any], part: PartClass) -> None:
 
 def _make_config(values: Mapping[str, Any], part: PartClass, *, where: str) -> Any:
     try:
-        return part.model_class.config_class.from_dict({**values, **part.fixed})
-    except (TypeError, ValueError) as error:
-        raise ModelError(f"{where}: {_first_line(error)}") from None
+        with quiet_transformers():  # it warns about token ids, which an encoder does not have
+            return part.model_class.config_class.from_dict({**values, **part.fixed})
+    except (TypeError, ValueError, huggingface_hub.errors.StrictDataclassError) as error:
+        raise ModelError(f"{where}: {_reason(error)}") from None
 
 
 def _load_weights(part: PartClass, path: str, *, config: Any, dtype: str) -> Any:
@@ -156,11 +160,13 @@ def _load_weights(part: PartClass, path: str, *, config: Any, dtype: str) -> Any
                 output_loading_info=True,
             )
     except (OSError, RuntimeError, ValueError) as error:
-        raise ModelError(f"{path}: cannot load its safetensors ({_first_line(error)})") from None
+        raise ModelError(f"{path}: cannot load its safetensors ({_reason(error)})") from None
     if missing := sorted(info["missing_keys"]):
         raise ModelError(f"{path}: lacks {len(missing)} weights of {part.model_class.__name__}, such as {missing[0]}")
     return model
 
 
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+def _reason(error: Exception) -> str:
+    """What a library says, on one line, its first 200 characters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else text[:197] + "..."

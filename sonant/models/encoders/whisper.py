@@ -53,11 +53,11 @@ class WhisperEncoder(nn.Module):
 
     def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
         """Returns frames (A, T, dim) of log-mel `features` (A, F, M) with `lengths` (A,)."""
-        num_clips, num_mels = features.shape[0], features.shape[2]
-        num_windows = -(-features.shape[1] // self.window)
+        num_clips, num_features, num_mels = features.shape
+        num_windows = max(1, -(-num_features // self.window))
         if self.pad_to_30s:
             features = _append_silence(features, lengths, size=num_windows * self.window)
-        if num_windows <= 1:
+        if num_windows == 1:
             frames = self._encode(features, lengths)
         else:
             features = F.pad(features, (0, 0, 0, num_windows * self.window - features.shape[1]))
@@ -69,12 +69,7 @@ class WhisperEncoder(nn.Module):
             frames = encoded.new_zeros(len(windows), self.window // 2, self.dim)
             frames[used] = encoded
             frames = frames.reshape(num_clips, -1, self.dim)
-        output_lengths = self.output_lengths(lengths)
-        return zero_padding(frames, output_lengths)[:, : self._width(features, lengths)]
-
-    def _width(self, features: Tensor, lengths: Tensor) -> int:
-        """The frames kept: those of the padded features, unless silence was appended."""
-        return int(self.output_lengths(lengths.max())) if self.pad_to_30s else (features.shape[1] + 1) // 2
+        return zero_padding(frames[:, : (num_features + 1) // 2], self.output_lengths(lengths))
 
     def _encode(self, features: Tensor, lengths: Tensor) -> Tensor:
         """(A, F, M) with F at most one window -> (A, ceil(F / 2), dim); padding neither convolved nor attended to."""
