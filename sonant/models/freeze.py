@@ -11,6 +11,7 @@ from torch import nn
 
 from sonant.config import Config
 from sonant.errors import ModelError
+from sonant.models.speech_lm import SpeechLM
 
 FROZEN = "frozen"
 
@@ -49,6 +50,8 @@ class FreezePlan:
         for name, parameter in named.items():
             group = assigned[name]
             parameter.requires_grad_(group is not None and self.groups[group].lr > 0)
+        if isinstance(model, SpeechLM):
+            model.mark_trained()
         return [
             {
                 "name": group,

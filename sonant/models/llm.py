@@ -1,18 +1,19 @@
 """Language models: any `AutoModelForCausalLM`, from safetensors only, never running code that came with the weights."""
 
 import difflib
+import os
 from collections.abc import Mapping
 from typing import Any, Literal
 
 import pydantic
 import torch
-from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from sonant.config import Config
 from sonant.errors import ModelError
-from sonant.models.parts import resolve_part
+from sonant.models.parts import quiet_transformers, read_part_config, resolve_part
 
 DTYPES: Mapping[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -105,33 +106,28 @@ def check_embeddings(llm: PreTrainedModel) -> None:
 
 def _pretrained(config: LLMConfig) -> PreTrainedModel:
     assert config.path is not None
-    path = str(resolve_part(config.path))
+    path = os.path.expanduser(resolve_part(config.path))
+    read_part_config(path)  # refuses code that comes with weights
     try:
-        values, _ = PreTrainedConfig.get_config_dict(path)
-        refuse_remote_code(values, path)
-        llm: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            path,
-            dtype=DTYPES[config.dtype],
-            attn_implementation=config.attention,
-            use_safetensors=True,
-            trust_remote_code=False,
-        )
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        with quiet_transformers():
+            llm, info = AutoModelForCausalLM.from_pretrained(
+                path,
+                dtype=DTYPES[config.dtype],
+                attn_implementation=config.attention,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+    except (OSError, RuntimeError, ValueError, KeyError, ImportError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(
             f"{config.path}: cannot load a language model ({reason}); give a folder or hub id with config.json and "
             "*.safetensors of a causal language model"
         ) from None
-    return llm
-
-
-def refuse_remote_code(values: Mapping[str, Any], path: str) -> None:
-    """Raises ModelError if a model's config.json asks for Python code of its own (`auto_map`)."""
-    if "auto_map" in values:
-        raise ModelError(
-            f"{path}: config.json asks to run its own code (auto_map: {values['auto_map']}), which is never done; use "
-            "a model that transformers knows, or remove auto_map if transformers knows its model_type"
-        )
+    if missing := sorted(info["missing_keys"]):
+        raise ModelError(f"{config.path}: lacks {len(missing)} weights of {type(llm).__name__}, such as {missing[0]}")
+    model: PreTrainedModel = llm
+    return model
 
 
 def _random(config: LLMConfig) -> PreTrainedModel:
@@ -144,7 +140,7 @@ def _random(config: LLMConfig) -> PreTrainedModel:
         )
     try:
         settings = AutoConfig.for_model(kind, **values)
-        llm: nn.Module = AutoModelForCausalLM.from_config(
+        llm: PreTrainedModel = AutoModelForCausalLM.from_config(
             settings, dtype=DTYPES[config.dtype], attn_implementation=config.attention
         )
     except (TypeError, ValueError) as error:

@@ -43,7 +43,8 @@ class LoraConfig(Config):
 def add_lora(llm: nn.Module, config: LoraConfig) -> None:
     """Adds LoRA to `llm` in place: float32 A and B on every target; at first it changes nothing, since B is zero.
 
-    Everything else in the LLM is frozen (requires_grad False). With layout "fused", layers that read the same input share one A, as if LoRA had been put on one fused matrix:
+    Everything else in the LLM is frozen (requires_grad False). With layout "fused", layers that read the same input
+    share one A, as if LoRA had been put on one fused matrix:
 
         separate  x -> A_q -> B_q        fused  x -> A -+-> B_q
                   x -> A_k -> B_k                       +-> B_k
@@ -69,6 +70,7 @@ def add_lora(llm: nn.Module, config: LoraConfig) -> None:
             nn.init.xavier_normal_(layer.lora_A[_NAME].weight)
     if config.layout == "fused":
         _share_inputs(llm)
+    llm.train(llm.training)  # new modules start in training mode, with dropout
 
 
 def lora_layers(model: nn.Module) -> list[LoraLayer]:

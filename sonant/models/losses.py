@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -82,7 +82,9 @@ class TokenLoss:
         chosen = is_text[rows]
         rows, columns = rows[chosen], columns[chosen]
         weights = output.spliced.loss_mask[rows, columns + 1]
-        divergence = self._in_chunks(partial(_kl_divergence, lm), output.hidden[rows, columns], reference[rows, columns])
+        divergence = self._in_chunks(
+            partial(_kl_divergence, lm), output.hidden[rows, columns], reference[rows, columns]
+        )
         total = (weights * divergence).sum()
         return total, (total.detach(), float(weights.sum()))
 
@@ -112,7 +114,7 @@ class CTCLoss:
         Raises: ModelError if the encoder has no CTC head; TrainingError, with the row ids, if a row has not exactly one
         audio or fewer frames than its transcript needs (a token a frame, one more between equal neighbours).
         """
-        encoder = unwrap(model)
+        encoder = cast(Any, unwrap(model))
         if not hasattr(encoder, "ctc_logits"):
             raise ModelError(f"{type(encoder).__name__} has no CTC head; train the tiny encoder, or use TokenLoss")
         if batch.audio_row.tolist() != list(range(batch.num_rows)):
@@ -176,6 +178,6 @@ def _refuse_infeasible(batch: Batch, is_target: Tensor, num_frames: Tensor) -> N
             faults.append(f"{batch.ids[row]!r} needs {needed} frames and has {available}")
     if faults:
         raise TrainingError(
-            f"{len(faults)} of {batch.num_rows} rows cannot be aligned by CTC: {'; '.join(faults)}; leave these rows out, "
-            "or give longer audio"
+            f"{len(faults)} of {batch.num_rows} rows cannot be aligned by CTC: {'; '.join(faults)}; leave these "
+            "rows out, or give longer audio"
         )

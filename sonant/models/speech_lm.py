@@ -1,11 +1,11 @@
 """The speech language model: encoders hear, an adapter translates, a language model reads and answers.
 
-    features ──encoder──▶ frames ─┐
-    features ──encoder──▶ frames ─┴─aligned──adapter──▶ audio ─┐
-                                                 token_ids ──▶ splice ──LLM──▶ hidden ──head──▶ logits
+features ──encoder──▶ frames ─┐
+features ──encoder──▶ frames ─┴─aligned──adapter──▶ audio ─┐
+                                             token_ids ──▶ splice ──LLM──▶ hidden ──head──▶ logits
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from sonant.audio.features import FeatureSpec
 from sonant.batch import Batch
+from sonant.config import Config
 from sonant.errors import ModelError
 from sonant.models.adapters import Adapter
 from sonant.models.encoders.base import SpeechEncoder, zero_padding
@@ -39,7 +40,15 @@ class SpeechLM(nn.Module):
     Raises: ModelError if the widths of the parts do not fit together.
     """
 
-    def __init__(self, encoders: Sequence[SpeechEncoder], adapter: Adapter, llm: PreTrainedModel) -> None:
+    def __init__(
+        self,
+        encoders: Sequence[SpeechEncoder],
+        adapter: Adapter,
+        llm: PreTrainedModel,
+        *,
+        config: Config | None = None,
+        own_parts: Iterable[str] = (),
+    ) -> None:
         super().__init__()
         if not 1 <= len(encoders) <= 2:
             raise ModelError(f"{len(encoders)} speech encoders; a model listens with one or two")
@@ -52,6 +61,8 @@ class SpeechLM(nn.Module):
         self.encoders = nn.ModuleList(cast("list[nn.Module]", list(encoders)))
         self.adapter = cast("nn.Module", adapter)
         self.llm = llm
+        self.config = config  # how `build_speech_lm` made it; what a checkpoint records
+        self.own_parts = frozenset(own_parts)  # parts whose weights differ from where `config` says they come from
 
     @property
     def speech_encoders(self) -> list[SpeechEncoder]:
@@ -62,6 +73,10 @@ class SpeechLM(nn.Module):
     def feature_specs(self) -> tuple[FeatureSpec, ...]:
         """The features a batch must hold, without repetition."""
         return tuple(dict.fromkeys(encoder.feature_spec for encoder in self.speech_encoders))
+
+    def mark_trained(self) -> None:
+        """Adds every part that requires gradients to `own_parts`: checkpoints hold it from now on, frozen or not."""
+        self.own_parts |= {part_of(name) for name, parameter in self.named_parameters() if parameter.requires_grad}
 
     def forward(self, batch: Batch) -> SpeechLMOutput:
         """Returns the hidden states of every position; `logits` makes predictions of those that are needed."""
@@ -122,6 +137,14 @@ class SpeechLM(nn.Module):
             return self._listen(features, lengths)[0].sum()
 
 
+def part_of(name: str) -> str:
+    """Returns the part a parameter belongs to: "adapter", "lora", "llm", "encoders.0" or "encoders.1"."""
+    first, second, *_ = name.split(".")
+    if first == "encoders":
+        return f"{first}.{second}"
+    return "lora" if ".lora_" in name else first
+
+
 def align_frames(
     frames: Sequence[Tensor], lengths: Sequence[Tensor], rates_hz: Sequence[float]
 ) -> tuple[Tensor, Tensor]:
@@ -172,6 +195,5 @@ def _to_rate(frames: Tensor, lengths: Tensor, ratio: float) -> tuple[Tensor, Ten
 
 def _silence(spec: FeatureSpec, device: torch.device) -> Tensor:
     num_samples = int(_SILENCE_S * spec.sample_rate_hz)
-    if spec.kind == "waveform":
-        return torch.zeros(1, num_samples, device=device)
-    return torch.zeros(1, num_samples // spec.hop_length, spec.num_mels, device=device)
+    shape = (num_samples,) if spec.kind == "waveform" else (spec.num_frames(num_samples), spec.dim)
+    return torch.zeros(1, *shape, device=device)

@@ -47,9 +47,7 @@ def test_the_drawing_in_the_docstring_is_true() -> None:
 
 
 row = st.integers(1, 9).flatmap(
-    lambda n: st.tuples(
-        st.just(n), st.lists(st.tuples(st.integers(0, n), st.integers(1, 4)), max_size=4).map(sorted)
-    )
+    lambda n: st.tuples(st.just(n), st.lists(st.tuples(st.integers(0, n), st.integers(1, 4)), max_size=4).map(sorted))
 )
 
 

@@ -1,0 +1,66 @@
+"""Builds a whole speech language model from one configuration."""
+
+import pydantic
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from sonant.config import Config
+from sonant.models.adapters import AdapterConfig, CTCPoolingAdapter, build_adapter
+from sonant.models.encoders.base import EncoderConfig, SpeechEncoder
+from sonant.models.encoders.load import load_encoder
+from sonant.models.llm import LLMConfig, load_llm, token_embeddings
+from sonant.models.lora import LoraConfig, add_lora
+from sonant.models.speech_lm import SpeechLM
+
+
+class SpeechLMConfig(Config):
+    """The parts of a model: one or two encoders, an adapter, an LLM, LoRA or none."""
+
+    encoders: tuple[EncoderConfig, ...] = pydantic.Field(min_length=1, max_length=2)
+    adapter: AdapterConfig
+    llm: LLMConfig
+    lora: LoraConfig | None = None
+
+
+def build_speech_lm(config: SpeechLMConfig) -> SpeechLM:
+    """Returns the model in eval mode; what has no `path` starts random, so seed torch first.
+
+    A CTC pooling adapter gets the LLM's embedding table, and starts from the encoder's CTC head where there is one of
+    its size: then the untrained model already reads what the encoder recognises. With LoRA, the rest of the LLM is
+    frozen; what else trains is for a FreezePlan to say.
+
+    Raises: ModelError if a part cannot be loaded or the parts do not fit.
+    """
+    encoders = [load_encoder(encoder) for encoder in config.encoders]
+    llm = load_llm(config.llm)
+    embeddings = llm.get_input_embeddings()
+    adapter = build_adapter(
+        config.adapter,
+        in_dim=sum(encoder.dim for encoder in encoders),
+        out_dim=embeddings.embedding_dim,
+        vocab_size=embeddings.num_embeddings,
+    )
+    if isinstance(adapter, CTCPoolingAdapter):
+        _start_as_cascade(adapter, encoders, llm)
+    if config.lora is not None:
+        add_lora(llm, config.lora)
+    return SpeechLM(encoders, adapter, llm, config=config).eval()
+
+
+@torch.no_grad()
+def _start_as_cascade(adapter: CTCPoolingAdapter, encoders: list[SpeechEncoder], llm: PreTrainedModel) -> None:
+    if adapter.soft:
+        adapter.anchor(_embedding_table(llm)[: adapter.vocab_size])
+    head = getattr(encoders[0], "ctc_head", None) if len(encoders) == 1 else None
+    if isinstance(head, nn.Linear) and head.weight.shape == adapter.ctc_head.weight.shape:
+        adapter.ctc_head.load_state_dict(head.state_dict())
+
+
+def _embedding_table(llm: PreTrainedModel) -> Tensor:
+    """(V, D): the weight itself where the LLM uses it as it is, a scaled copy where it scales (Gemma)."""
+    weight: Tensor = llm.get_input_embeddings().weight
+    every = torch.arange(len(weight), device=weight.device)[None]
+    if not weight.is_meta and torch.equal(token_embeddings(llm, every[:, :1])[0], weight[:1]):
+        return weight
+    return token_embeddings(llm, every)[0]
