@@ -9,12 +9,17 @@ from functools import cache
 
 SEED = 2026
 
-ANIMALS = tuple(
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+ANIMALS = _words(
     "bear camel cat cow dog duck eagle elephant fox frog goat goose hen horse lion monkey mouse owl parrot pig rabbit "
-    "shark sheep snake squirrel tiger turtle whale wolf zebra".split()
+    "shark sheep snake squirrel tiger turtle whale wolf zebra"
 )
-WOMEN = tuple("anna clara emma grace iris kate maria olivia rosa tina wendy lucy".split())
-MEN = tuple("ben david felix henry jack leo noah paul sam victor peter oscar".split())
+WOMEN = _words("anna clara emma grace iris kate maria olivia rosa tina wendy lucy")
+MEN = _words("ben david felix henry jack leo noah paul sam victor peter oscar")
 PEOPLE = WOMEN + MEN
 COLOURS = ("black", "blue", "brown", "green", "grey", "red", "white", "yellow")
 PLACES = (
@@ -22,13 +27,13 @@ PLACES = (
     *("in the desert", "in the jungle", "in the city", "by the sea", "under the bridge", "in the house", "in the park"),
     *("in the valley", "on the island"),
 )
-FOODS = tuple("apples berries bread cake carrots cheese corn eggs fish grass honey meat nuts rice salad soup".split())
-JOBS = tuple("baker cook dancer doctor driver farmer fisher gardener judge painter pilot singer teacher writer".split())
+FOODS = _words("apples berries bread cake carrots cheese corn eggs fish grass honey meat nuts rice salad soup")
+JOBS = _words("baker cook dancer doctor driver farmer fisher gardener judge painter pilot singer teacher writer")
 INSTRUMENTS = ("drum", "flute", "guitar", "harp", "piano", "trumpet", "violin")
 DAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
-OBJECTS = tuple("ball bike boat book box chair coat cup hat key kite lamp".split())  # have no facts: told in context
+OBJECTS = _words("ball bike boat book box chair coat cup hat key kite lamp")  # have no facts: told in context
 
 QUESTIONS = {
     "colour": (

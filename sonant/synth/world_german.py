@@ -9,6 +9,10 @@ from dataclasses import dataclass
 from sonant.synth.world_facts import DAYS, DIGITS, FOODS, INSTRUMENTS, MEN, PLACES, WOMEN
 
 
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
 @dataclass(frozen=True)
 class Noun:
     """A German noun: `gender` m, f or n; `oblique` is its form after "den" and "dem" where that differs."""
@@ -46,27 +50,28 @@ GERMAN_ANIMALS = {
     english: Noun(gender, forms[0], forms[-1])
     for english, gender, *forms in (entry.split() for entry in _ANIMALS.split(";"))
 }
-ADJECTIVES = {
-    **dict(black="schwarz", blue="blau", brown="braun", green="grün", grey="grau", red="rot", white="weiß"),
-    **dict(yellow="gelb", big="groß", small="klein", young="jung", old="alt", happy="froh", quiet="still"),
-}
+_ENGLISH_ADJECTIVES = _words("black blue brown green grey red white yellow big small young old happy quiet")
+_GERMAN_ADJECTIVES = _words("schwarz blau braun grün grau rot weiß gelb groß klein jung alt froh still")
+ADJECTIVES = dict(zip(_ENGLISH_ADJECTIVES, _GERMAN_ADJECTIVES, strict=True))
 _GERMAN_PLACES = (
     *("in der scheune", "im wald", "im garten", "auf dem hof", "auf dem hügel", "am fluss", "am see"),
     *("in der wüste", "im dschungel", "in der stadt", "am meer", "unter der brücke", "im haus", "im park"),
     *("im tal", "auf der insel"),
 )
 GERMAN_PLACES = dict(zip(PLACES, _GERMAN_PLACES, strict=True))
-_GERMAN_FOODS = "äpfel beeren brot kuchen karotten käse mais eier fisch gras honig fleisch nüsse reis salat suppe"
-GERMAN_FOODS = dict(zip(FOODS, _GERMAN_FOODS.split(), strict=True))
+_GERMAN_FOODS = _words(
+    "äpfel beeren brot kuchen karotten käse mais eier fisch gras honig fleisch nüsse reis salat suppe"
+)
+GERMAN_FOODS = dict(zip(FOODS, _GERMAN_FOODS, strict=True))
 _JOBS = """baker bäcker bäckerin; cook koch köchin; dancer tänzer tänzerin; doctor arzt ärztin; driver fahrer fahrerin;
 farmer bauer bäuerin; fisher fischer fischerin; gardener gärtner gärtnerin; judge richter richterin;
 painter maler malerin; pilot pilot pilotin; singer sänger sängerin; teacher lehrer lehrerin; writer autor autorin"""
 GERMAN_JOBS = {english: (man, woman) for english, man, woman in (entry.split() for entry in _JOBS.split(";"))}
-_GERMAN_INSTRUMENTS = "trommel flöte gitarre harfe klavier trompete geige".split()
+_GERMAN_INSTRUMENTS = _words("trommel flöte gitarre harfe klavier trompete geige")
 GERMAN_INSTRUMENTS = dict(zip(INSTRUMENTS, _GERMAN_INSTRUMENTS, strict=True))
-_GERMAN_DAYS = "montag dienstag mittwoch donnerstag freitag samstag sonntag".split()
+_GERMAN_DAYS = _words("montag dienstag mittwoch donnerstag freitag samstag sonntag")
 GERMAN_DAYS = dict(zip(DAYS, _GERMAN_DAYS, strict=True))
-GERMAN_DIGITS = dict(zip(DIGITS, "null eins zwei drei vier fünf sechs sieben acht neun".split(), strict=True))
+GERMAN_DIGITS = dict(zip(DIGITS, _words("null eins zwei drei vier fünf sechs sieben acht neun"), strict=True))
 VERBS = {"sleeps": "schläft", "runs": "rennt", "sings": "singt", "waits": "wartet"}
 
 Pair = tuple[str, str]  # English, German

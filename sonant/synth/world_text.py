@@ -6,7 +6,7 @@ spoken or written in a test set is ever met in training. Training audio never na
 
 import hashlib
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
 from typing import Literal
@@ -106,11 +106,16 @@ def context(rng: random.Random) -> tuple[str, str, str]:
     return told, rng.choice((f"who has the {thing}", f"tell me who has the {thing}")), told
 
 
-def fact_questions(split: Split, *, held_out: bool) -> Iterator[tuple[world_facts.Fact, str]]:
-    """Yields (fact, question) for every question of a split about entities that are, or are not, held out of speech.
+@cache
+def fact_questions(split: Split, *, held_out: bool) -> tuple[tuple[world_facts.Fact, str], ...]:
+    """Returns every question of a split, with its fact, about entities that are, or are not, held out of speech.
 
-    The questions about held-out entities are all yielded: none of them is ever heard in training.
+    About held-out entities it is every question in every split: none of them is ever heard in training.
     """
-    for fact in facts():
-        if (fact.entity in world_facts.held_out()) == held_out:
-            yield from ((fact, question) for question in fact.questions if held_out or in_split(question, split))
+    return tuple(
+        (fact, question)
+        for fact in facts()
+        if (fact.entity in world_facts.held_out()) == held_out
+        for question in fact.questions
+        if held_out or in_split(question, split)
+    )

@@ -21,7 +21,7 @@ _VARIANTS = (
     "grandpa gustave ian iven iven2 iven3 iven4 john kaukovalta klatt2 klatt3 klatt4 klatt6 linda m1 m2 m3 m4 m5 m6 m7 "
     "m8 marcelo max michel miguel mike2 norbert pablo paul pedro quincy rob robert sandro shelby steph steph2 steph3 "
     "travis victor zac"
-).split()
+)
 _OTHERS: dict[Engine, dict[Split, tuple[str, ...]]] = {
     "flite": {"train": ("kal16", "slt"), "dev": ("kal16", "slt"), "test": ("rms", "awb")},
     "festival": {
@@ -40,6 +40,7 @@ def voices(engine: Engine, split: Split) -> tuple[str, ...]:
 
 
 def _espeak_voices(split: Split) -> tuple[str, ...]:
-    shuffled = random.Random(SEED).sample(_VARIANTS, len(_VARIANTS))
+    variants = _VARIANTS.split()
+    shuffled = random.Random(SEED).sample(variants, len(variants))
     chosen = {"dev": shuffled[:6], "test": shuffled[6:18], "train": shuffled[18:]}[split]
     return tuple(f"{accent}+{variant}" for variant in sorted(chosen) for accent in ACCENTS)

@@ -1,0 +1,185 @@
+"""What one does with the tiny world's sentences: dialogues for every task, to be written or to be spoken.
+
+A dialogue is made of pieces; whether a piece is written or heard is decided when it becomes a conversation. That way
+text and speech share every wording, and a piece that is heard takes the place its words would have taken.
+"""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from sonant.chat.messages import Conversation, Message, Part, TextPart, assistant
+from sonant.synth import world_text
+from sonant.synth.world_facts import held_out
+from sonant.synth.world_german import random_pair
+from sonant.synth.world_text import Split, draw, fact_questions
+
+REPEAT = ("repeat:", "transcribe:", "write what you hear:", "say again:")
+TRANSLATE = ("translate to german:", "in german:", "say in german:")
+ACKNOWLEDGE = "okay"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of what the user says; an instruction is always written, anything else may be spoken."""
+
+    text: str
+    is_instruction: bool = False
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """One turn of the user and the answer to it."""
+
+    pieces: tuple[Piece, ...]
+    answer: str
+
+
+@dataclass(frozen=True)
+class Dialogue:
+    """What is said in one conversation."""
+
+    task: str
+    exchanges: tuple[Exchange, ...]
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Which texts a dialogue may use: a split, and whether it is to be heard (so that it names nobody held out)."""
+
+    split: Split
+    heard: bool
+
+    def draw(self, make: Callable[[random.Random], str], rng: random.Random) -> str:
+        """Returns a text of `make` within the scope."""
+        return draw(make, self.split, rng, heard=self.heard)
+
+
+def repeat(scope: Scope, rng: random.Random) -> Dialogue:
+    """Returns a dialogue that asks for what was said: a sentence, a list of words, or digits."""
+    kinds = (world_text.sentence, world_text.word_list, world_text.digits)
+    text = scope.draw(rng.choices(kinds, weights=(0.4, 0.5, 0.1))[0], rng)
+    return Dialogue("repeat", (Exchange((Piece(rng.choice(REPEAT), is_instruction=True), Piece(text)), text),))
+
+
+def translation(scope: Scope, rng: random.Random) -> Dialogue:
+    """Returns a dialogue that asks for a sentence in German."""
+    pairs = {}
+
+    def english(rng: random.Random) -> str:
+        source, target = random_pair(rng)
+        pairs[source] = target
+        return source
+
+    text = scope.draw(english, rng)
+    pieces = (Piece(rng.choice(TRANSLATE), is_instruction=True), Piece(text))
+    return Dialogue("translation", (Exchange(pieces, pairs[text]),))
+
+
+def question(scope: Scope, rng: random.Random) -> Dialogue:
+    """Returns a dialogue that asks for a fact; if it is to be heard, about an entity that may be heard."""
+    return _about(rng, scope.split, is_held_out=not scope.heard and rng.random() < len(held_out()) / 54)
+
+
+def held_out_question(scope: Scope, rng: random.Random) -> Dialogue:
+    """Returns a dialogue that asks for a fact about an entity that is never heard in training."""
+    return _about(rng, scope.split, is_held_out=True)
+
+
+def context(scope: Scope, rng: random.Random) -> Dialogue:
+    """Returns a dialogue that tells one to three things and asks about one of them."""
+    told = _tell(scope, rng, num=rng.randint(1, 3))
+    _, asked, answer = rng.choice(told)
+    pieces = tuple(Piece(statement) for statement, _, _ in told)
+    return Dialogue("in_context", (Exchange((*pieces, Piece(asked)), answer),))
+
+
+def multi_turn(scope: Scope, rng: random.Random) -> Dialogue:
+    """Returns a dialogue of two or three turns; half of them come back to what was told in the first."""
+    others = rng.choices((repeat, translation, question), k=rng.randint(2, 3))
+    middle = [exchange for make in others for exchange in make(scope, rng).exchanges]
+    if rng.random() < 0.5:
+        return Dialogue("multi_turn", tuple(middle))
+    ((told, asked, answer),) = _tell(scope, rng, num=1)
+    first, last = Exchange((Piece(told),), ACKNOWLEDGE), Exchange((Piece(asked),), answer)
+    return Dialogue("multi_turn", (first, *middle[: rng.randint(0, 1)], last))
+
+
+TASKS: dict[str, Callable[[Scope, random.Random], Dialogue]] = {
+    "question": question,
+    "translation": translation,
+    "repeat": repeat,
+    "in_context": context,
+    "multi_turn": multi_turn,
+}
+# The shares with which the tiny language model is trained; repeating random words teaches it to copy any word.
+TEXT_MIX = {"question": 0.28, "translation": 0.28, "repeat": 0.18, "in_context": 0.16, "multi_turn": 0.10}
+
+
+def written(dialogue: Dialogue, rng: random.Random, *, id: str = "", typos: float = 0.0) -> Conversation:
+    """Returns the dialogue as a text conversation, as people type: sometimes with marks at the end of a sentence.
+
+    typos: the share of sentences in which a letter is wrong; the answer stays right, except that repeating means
+    repeating the error.
+    """
+    messages: list[Message] = []
+    for exchange in dialogue.exchanges:
+        if rng.random() < typos:
+            exchange = _mistype(exchange, rng)
+        messages += [Message("user", written_parts(exchange.pieces, rng)), assistant(exchange.answer)]
+    return Conversation(tuple(messages), id=id, task=dialogue.task)
+
+
+def written_parts(pieces: tuple[Piece, ...], rng: random.Random) -> tuple[Part, ...]:
+    """Returns the pieces as text parts; every part but the first starts with the space that parts it from the last."""
+    return tuple(written_part(piece, rng, is_first=index == 0) for index, piece in enumerate(pieces))
+
+
+def written_part(piece: Piece, rng: random.Random, *, is_first: bool) -> TextPart:
+    """Returns one piece as it is typed."""
+    mark = "" if piece.is_instruction or rng.random() < 0.7 else rng.choice(".?")
+    return TextPart(("" if is_first else " ") + piece.text + mark)
+
+
+def _about(rng: random.Random, split: Split, *, is_held_out: bool) -> Dialogue:
+    fact, asked = rng.choice(fact_questions(split, held_out=is_held_out))
+    return Dialogue("question", (Exchange((Piece(asked),), fact.statement),))
+
+
+def _tell(scope: Scope, rng: random.Random, *, num: int) -> list[tuple[str, str, str]]:
+    """Things to be told, about different objects: (statement, question, answer)."""
+    told: dict[str, tuple[str, str, str]] = {}
+    while len(told) < num:
+        contexts = {}
+
+        def statement(rng: random.Random, contexts: dict[str, tuple[str, str, str]] = contexts) -> str:
+            context = world_text.context(rng)
+            contexts[context[0]] = context
+            return context[0]
+
+        context = contexts[scope.draw(statement, rng)]
+        told[context[1].split()[-1]] = context
+    return list(told.values())
+
+
+def _mistype(exchange: Exchange, rng: random.Random) -> Exchange:
+    place = rng.choice([index for index, piece in enumerate(exchange.pieces) if not piece.is_instruction])
+    pieces = list(exchange.pieces)
+    wrong = misspell(pieces[place].text, rng)
+    answer = wrong if exchange.answer == pieces[place].text and pieces[0].is_instruction else exchange.answer
+    pieces[place] = replace(pieces[place], text=wrong)
+    return Exchange(tuple(pieces), answer)
+
+
+def misspell(text: str, rng: random.Random) -> str:
+    """Returns `text` with one letter of one word of four or more letters dropped, doubled, swapped or replaced."""
+    said = text.split()
+    long = [index for index, word in enumerate(said) if len(word) >= 4]
+    if not long:
+        return text
+    index = rng.choice(long)
+    word, at = said[index], rng.randrange(1, len(said[index]) - 1)
+    before, letter, following, after = word[:at], word[at], word[at + 1], word[at + 2 :]
+    changes = (following, letter * 2 + following, following + letter, rng.choice("aeioubdgklmnprst") + following)
+    said[index] = before + rng.choice(changes) + after
+    return " ".join(said)
