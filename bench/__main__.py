@@ -1,0 +1,37 @@
+"""`python -m bench [NAME...]`: measures what the README promises and prints asked / measured.
+
+startup      `sonant --help`
+suite        the unit tests, and `make test` in all
+quickstart   wall time and peak memory; the scores of three seeds; the arm that forgets
+voices       engines and voices left out of all training; human digits, zero-shot
+human        fine-tuned on human digits
+resume       killed at random steps, also while saving
+ranks        2 ranks against 1; resume on 2, 1 and 4
+batch        8 unequal clips together against each alone
+"""
+
+import argparse
+import importlib
+import os
+
+NAMES = ("startup", "batch", "resume", "ranks", "quickstart", "voices", "human", "suite")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", help=f"which: {', '.join(NAMES)}; all by default")
+    names = parser.parse_args().names or NAMES
+    unknown = set(names) - set(NAMES)
+    if unknown:
+        parser.error(f"no benchmark {sorted(unknown)[0]!r}; there are {', '.join(NAMES)}")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from bench.figure import show
+
+    for name in names:
+        show(name, importlib.import_module(f"bench.{name}").measure())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""One promised figure: what was asked, what was measured."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+RUNS = Path("runs/bench")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """`reached` is None where the figure is reported without a threshold."""
+
+    what: str
+    asked: str
+    measured: str
+    reached: bool | None = None
+
+
+def at_most(what: str, limit: float, values: Sequence[float], unit: str) -> Figure:
+    """Returns the figure that every value, one a seed, stays at or below the limit."""
+    return Figure(what, f"≤ {limit:g} {unit}", f"{listed(values)} {unit}", max(values) <= limit)
+
+
+def at_least(what: str, limit: float, values: Sequence[float], unit: str) -> Figure:
+    """Returns the figure that every value, one a seed, stays at or above the limit."""
+    return Figure(what, f"≥ {limit:g} {unit}", f"{listed(values)} {unit}", min(values) >= limit)
+
+
+def reported(what: str, values: Sequence[float], unit: str) -> Figure:
+    """Returns a figure without a threshold."""
+    return Figure(what, "report", f"{listed(values)} {unit}")
+
+
+def listed(values: Sequence[float]) -> str:
+    """Returns the values, and their mean if there are several."""
+    shown = " / ".join(f"{value:.4g}" for value in values)
+    return f"{shown} (mean {sum(values) / len(values):.4g})" if len(values) > 1 else shown
+
+
+def show(name: str, figures: Sequence[Figure]) -> None:
+    """Prints asked / measured, and writes them to runs/bench/NAME.json."""
+    table = Table("figure", "asked", "measured", "", title=name)
+    for figure in figures:
+        table.add_row(
+            figure.what, figure.asked, figure.measured, {True: "reached", False: "MISSED", None: ""}[figure.reached]
+        )
+    Console(width=150).print(table)
+    RUNS.mkdir(parents=True, exist_ok=True)
+    (RUNS / f"{name}.json").write_text(json.dumps([asdict(figure) for figure in figures], indent=2) + "\n")
