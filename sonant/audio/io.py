@@ -37,7 +37,9 @@ MAX_CHANNELS = 32
 BLOCK_FRAMES = 65_536
 MAX_OGG_PAGE_BYTES = 65_307
 # MP3 frames borrow bits from up to 511 bytes before them: without those, the start of a part would be noise.
-MP3_WARM_UP = 32 * 1152  # samples decoded and dropped before a part
+MP3_WARM_UP = 32 * 1152  # samples
+# libsndfile's seek into the last page of Ogg Vorbis is off by up to a block; pages are at most 65 kB.
+VORBIS_LAST_PAGE_S = 60
 # Manifests round seconds: a segment may claim this much more than its recording holds.
 SEGMENT_SLACK_S = 0.02
 
@@ -277,10 +279,7 @@ def _decode(
     promised = promised if wanted is None else min(wanted, promised)
     count = 0
     try:
-        warm_up = min(start, MP3_WARM_UP) if header.format == "MP3" else 0
-        file.seek(start - warm_up)
-        if warm_up:
-            file.read(warm_up, dtype="float32")
+        _seek(file, start)
         while count < promised:
             block = file.read(min(BLOCK_FRAMES, promised - count), dtype="float32", always_2d=True)
             if not len(block):
@@ -298,6 +297,21 @@ def _decode(
         raise _cut_off(name, f"decoding stopped after sample {start + count} of {header.num_samples}") from None
     if count < promised:
         raise _cut_off(name, f"the header promises {header.num_samples} samples, {start + count} could be decoded")
+
+
+def _seek(file: Any, start: int) -> None:
+    """Moves to sample `start`, by way of a place before it where libsndfile's own seek cannot be trusted."""
+    entry = start
+    if file.format == "MP3":
+        entry = max(0, start - MP3_WARM_UP)
+    elif file.subtype == "VORBIS":
+        entry = max(0, min(start, file.frames - VORBIS_LAST_PAGE_S * file.samplerate))
+    file.seek(entry)
+    while entry < start:
+        dropped = file.read(min(BLOCK_FRAMES, start - entry), dtype="float32")
+        if not len(dropped):
+            return
+        entry += len(dropped)
 
 
 def _resample_blocks(
