@@ -117,6 +117,16 @@ def load_speech_lm(folder: str | os.PathLike[str]) -> SpeechLM:
     return model
 
 
+def copy_speech_lm(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Copies a checkpoint after verifying it; an older one at `target` is replaced, whole or not at all."""
+    place = Path(target).absolute()
+    verify(Path(source).absolute())
+    temporary = place.with_name(f".{place.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    shutil.copytree(source, temporary)
+    _replace(place, temporary)
+
+
 def held_parts(model: SpeechLM, config: SpeechLMConfig, *, include: Literal["trained", "all"]) -> frozenset[str]:
     """Returns the parts a checkpoint must hold, of "adapter", "lora", "encoders.0", "encoders.1" and "llm"."""
     model.mark_trained()
