@@ -7,7 +7,6 @@
 What a user writes never meets the template, so it cannot be read as a part of it.
 """
 
-import datetime
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -73,7 +72,7 @@ def _run(hf: Any, roles: Sequence[str], contents: Sequence[Any], add_generation_
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
             enable_thinking=False,  # the same empty block in front of an answer, trained or generated
-            strftime_now=datetime.date(2024, 7, 26).strftime,  # the same bytes on any day (Llama's own default date)
+            date_string="26 Jul 2024",  # Llama's own default: the same tokens on any day
         )
         return text
     except (jinja2.TemplateError, TypeError, ValueError) as error:

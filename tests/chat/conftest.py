@@ -9,7 +9,7 @@ from sonant.testing import TEMPLATES, chat_tokenizer
 
 CORPUS = [
     "What is said in this recording? He hoped there would be stew for dinner.",
-    "user assistant system model INST [INST] he said there is a dog; Answer briefly, please: yes\n\nno\n",
+    "user assistant system model INST [INST] he said there is a dog; Answer briefly, please: yes no",
     "turnips and carrots and bruised potatoes and fat mutton pieces, to be ladled out, Kürbis für alle",
 ] * 3
 ALPHABET = list(string.printable) + list("üé")
@@ -50,7 +50,11 @@ def _unigram() -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
     tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
     trainer = trainers.UnigramTrainer(
-        vocab_size=200, special_tokens=["<unk>", "</s>"], unk_token="<unk>", initial_alphabet=ALPHABET, show_progress=False
+        vocab_size=200,
+        special_tokens=["<unk>", "</s>"],
+        unk_token="<unk>",
+        initial_alphabet=ALPHABET,
+        show_progress=False,
     )
     tokenizer.train_from_iterator(CORPUS, trainer)
     return tokenizer
@@ -81,7 +85,7 @@ def template(request):
     return request.param
 
 
-@pytest.fixture()
+@pytest.fixture
 def tokenizer(backend, template):
     """Every kind of tokenizer in every kind of template."""
     return chat_tokenizer(backend, template=template)

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sonant.chat.messages import AudioPart, Conversation, Message, TextPart, assistant, system, user
@@ -19,7 +19,14 @@ ROW = {
             "role": "user",
             "content": [
                 {"type": "text", "text": "Transcribe:", "style": "terse"},
-                {"type": "audio", "path": "clips/a.flac", "offset_s": 1.5, "duration_s": 3.2, "transcript": "x", "snr": 3},
+                {
+                    "type": "audio",
+                    "path": "clips/a.flac",
+                    "offset_s": 1.5,
+                    "duration_s": 3.2,
+                    "transcript": "x",
+                    "snr": 3,
+                },
             ],
         },
         {"role": "assistant", "content": [{"type": "text", "text": "he hoped"}], "name": "bot"},
@@ -48,6 +55,7 @@ conversations = st.builds(
 
 
 @given(conversations)
+@settings(max_examples=40)
 def test_a_conversation_survives_json(conversation):
     assert Conversation.from_json(json.loads(json.dumps(conversation.to_json()))) == conversation
 
