@@ -20,8 +20,8 @@ class Large(Config):
 
 class Model(Config):
     adapter: Annotated[Small | Large, Field(discriminator="kind")] = Small()
-    layers: list[Small] = [Small(), Small(rank=4)]
-    sources: dict[str, Large] = {}
+    layers: list[Small] = Field(default=[Small(), Small(rank=4)])
+    sources: dict[str, Large] = Field(default={})
 
 
 class Recipe(Config):
