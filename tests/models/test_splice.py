@@ -51,7 +51,7 @@ row = st.integers(1, 9).flatmap(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(row, min_size=1, max_size=4))
 def test_without_its_audio_a_row_is_the_text_again_and_spans_are_the_frames_in_order(rows: list) -> None:
     spliced, fields, audio = _splice(rows)
