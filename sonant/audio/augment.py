@@ -219,8 +219,9 @@ def warp_frequencies(mels: Tensor, factor: float) -> Tensor:
     position = _hz_to_mel(source_hz) / _hz_to_mel(top_hz) * (num_mels + 1) - 1.0
     position = position.clip(0.0, num_mels - 1.0)
     low = position.astype(np.int64)
+    below, above = (torch.from_numpy(index) for index in (low, np.minimum(low + 1, num_mels - 1)))
     share = torch.from_numpy(position - low).to(mels.dtype)
-    return torch.lerp(mels[:, low], mels[:, np.minimum(low + 1, num_mels - 1)], share)
+    return torch.lerp(mels.index_select(1, below), mels.index_select(1, above), share)
 
 
 def mask_bands(features: Tensor, *, dim: int, num_masks: int, max_width: int, rng: np.random.Generator) -> Tensor:

@@ -3,8 +3,8 @@
     samples (S,) ─ frames ─ window ─ |rfft|^2 ─ mel filters ─ log ─ normalise ─ stack ─> (F, M)
 
 One `FeatureSpec` says everything; its presets give what the Hugging Face feature extractor of each model family gives
-for one recording without padding (tests hold them together within 1e-4). Written out because those extractors are slow
-(seamless: 60 ms for 3 s of audio, here 2 ms), pad, and log warnings.
+for one recording without padding (tests hold them together within 1e-4). Written out because those extractors cannot
+be compared, hashed or saved, pad and mask in their own ways, and the one of seamless loops over frames in Python.
 """
 
 import functools

@@ -40,6 +40,9 @@ MAX_OGG_PAGE_BYTES = 65_307
 MP3_WARM_UP = 32 * 1152  # samples
 # libsndfile's seek into the last page of Ogg Vorbis is off by up to a block; pages are at most 65 kB.
 VORBIS_LAST_PAGE_S = 60
+# What libsndfile says of a FLAC from a pipe, whose header does not know its length; such are counted, up to a day.
+UNKNOWN_LENGTH = 2**63 - 1
+MAX_COUNTED_S = 24 * 3600
 # Manifests round seconds: a segment may claim this much more than its recording holds.
 SEGMENT_SLACK_S = 0.02
 
@@ -60,7 +63,7 @@ class AudioInfo:
 
 
 def info(source: Source) -> AudioInfo:
-    """Returns rate, length and channels of a recording without decoding it.
+    """Returns rate, length and channels of a recording without decoding it (but for FLAC that was piped).
 
     Raises: AudioError as `load` does, for everything that can be seen without decoding.
     """
@@ -262,7 +265,22 @@ def _read_info(file: Any, *, name: str) -> AudioInfo:
         raise _cut_off(name, f"the header claims {claim[1]} bytes of samples, the file has {claim[2]}")
     if file.frames <= 0:
         raise AudioError(f"{name}: holds no samples; record it again or drop it")
-    return AudioInfo(file.samplerate, file.frames, file.channels, file.format)
+    num_samples = _count(file, name=name) if file.frames == UNKNOWN_LENGTH else file.frames
+    return AudioInfo(file.samplerate, num_samples, file.channels, file.format)
+
+
+def _count(file: Any, *, name: str) -> int:
+    """The samples of a file from here to its end, found by decoding; then goes back to its start."""
+    count = 0
+    try:
+        while num_decoded := len(file.read(BLOCK_FRAMES, dtype="float32")):
+            count += num_decoded
+            if count > MAX_COUNTED_S * file.samplerate:
+                raise AudioError(f"{name}: does not tell its length and is longer than a day; cut it into segments")
+        file.seek(0)
+    except soundfile.LibsndfileError:
+        raise _cut_off(name, f"decoding stopped after sample {count}") from None
+    return count
 
 
 def _decode(

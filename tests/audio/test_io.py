@@ -210,6 +210,14 @@ def lying_flac(num_samples: int) -> bytes:
     return data[:18] + value.to_bytes(8, "big") + data[26:]
 
 
+def test_a_flac_from_a_pipe_that_does_not_know_its_length_is_counted() -> None:
+    piped = lying_flac(0)
+    assert info(piped).num_samples == RATE_HZ
+    assert load(piped, offset_s=0.25).shape == (12_000,)
+    with pytest.raises(AudioError, match=r"past the end; this recording has 1\.000 s"):
+        load(piped, offset_s=2.0)
+
+
 def peak_bytes(data: bytes, **arguments: float) -> int:
     tracemalloc.start()
     try:
