@@ -6,8 +6,10 @@ collectives would get mixed up in one group, and neither wants a GPU.
 """
 
 import contextlib
+import inspect
 import json
 import os
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -104,7 +106,7 @@ def parallelize(module: nn.Module, *, layers_of: nn.Module, how: Parallel, ranks
 
     none:  as it is (always with one process).
     ddp:   every rank holds everything, gradients are averaged; frozen parameters take no part. Each trained
-           parameter must take part in each forward pass: a model makes a zero-weighted dummy pass for text-only batches.
+           parameter must take part in each forward: a model makes a zero-weighted dummy pass for text-only batches.
     fsdp2: parameters, gradients and optimiser state are sharded; each layer of `layers_of.llm` (or of `layers_of`) is
            gathered on its own, the rest together.
     """
@@ -113,8 +115,12 @@ def parallelize(module: nn.Module, *, layers_of: nn.Module, how: Parallel, ranks
             raise TrainingError(f"parallel none, but {ranks.world_size} processes were started; use ddp or fsdp2")
         return module.to(ranks.device)
     if how != "fsdp2":
-        # Batch-norm statistics are averaged by `average_buffers`; gradients need no second copy.
-        return DistributedDataParallel(module.to(ranks.device), broadcast_buffers=False, gradient_as_bucket_view=True)
+        # Batch-norm statistics are averaged by `average_buffers`. Newer torch has another word for it.
+        known = inspect.signature(DistributedDataParallel).parameters
+        options: dict[str, Any] = {
+            "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False
+        }
+        return DistributedDataParallel(module.to(ranks.device), gradient_as_bucket_view=True, **options)
     mesh = init_device_mesh(ranks.device.type, (ranks.world_size,))
     for layer in _llm_layers(layers_of):
         fully_shard(layer, mesh=mesh)
@@ -147,15 +153,22 @@ def gathered(module: nn.Module) -> Iterator[None]:
     """Within, every rank holds whole plain parameters, so that rank 0 alone may generate with the model or save it."""
     sharded = [m for m in module.modules() if isinstance(m, FSDPModule)]
     for part in sharded:
-        part.set_reshard_after_forward(False, recurse=False)
         part.unshard()
+    # FSDP2 works through hooks: left in, they would count these forwards among those of training, on this rank only,
+    # and shard everything again before `state_dict` reads it.
+    hooks: list[tuple[nn.Module, str]]
+    hooks = [(m, name) for m in sharded for name in ("_forward_pre_hooks", "_forward_hooks")]
+    hooks += [(m, "_state_dict_pre_hooks") for m in module.modules()] if sharded else []
+    before = [getattr(m, name) for m, name in hooks]
+    for m, name in hooks:
+        setattr(m, name, OrderedDict())
     try:
         yield
     finally:
+        for (m, name), hook in zip(hooks, before, strict=True):
+            setattr(m, name, hook)
         for part in sharded:
             part.reshard()
-            # As `fully_shard` chose: the root stays whole between forward and backward, layers do not.
-            part.set_reshard_after_forward(part is not module, recurse=False)
 
 
 def running_buffers(model: nn.Module) -> dict[str, Tensor]:

@@ -85,12 +85,12 @@ def schedule_factor(step: int, *, kind: Schedule, steps: int, warmup_steps: int,
     """Returns what the learning rates are multiplied with at `step` (from 0).
 
     1 |   /--------\\__            linear warm-up, then constant, linear or cosine
-      |  /             \\__        down to `final_ratio` at the last step
+      |  /             \\__        down to `final_ratio` after the last step
     0 | /                 ---
     """
     if step < warmup_steps:
         return (step + 1) / warmup_steps
-    done = min(1.0, (step - warmup_steps) / max(1, steps - 1 - warmup_steps))
+    done = min(1.0, (step - warmup_steps) / max(1, steps - warmup_steps))
     if kind == "linear":
         return 1.0 + (final_ratio - 1.0) * done
     if kind == "cosine":

@@ -42,7 +42,7 @@ class TrainConfig(Config):
     steps: int = Field(1000, ge=1)
     schedule: optim.Schedule = "cosine"
     warmup_steps: int = Field(0, ge=0)
-    final_lr_ratio: float = Field(0.0, ge=0, le=1)  # learning rate at the last step / full learning rate
+    final_lr_ratio: float = Field(0.0, ge=0, le=1)  # learning rate after the last step / full learning rate
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = Field(1e-3, ge=0)  # of groups that do not say
     clip_norm: float | None = Field(1.0, gt=0)
@@ -141,7 +141,9 @@ def train(
                 started = time.perf_counter()
                 item = next(steps)
                 waited_s = time.perf_counter() - started
-                record, rows, news = stepper.step(item, at, waited_s=waited_s, news=lambda: _News(wish.reason, saver.failed))
+                record, rows, news = stepper.step(
+                    item, at, waited_s=waited_s, news=lambda: _News(wish.reason, saver.failed)
+                )
                 book.step(record, rows=rows if config.log_rows else None)
                 if stepper.hopeless(at):
                     raise TrainingError(_why_hopeless(at, record))
@@ -193,7 +195,7 @@ class _Stepper:
     def step(
         self, item: StepBatches, at: Progress, *, waited_s: float, news: Callable[[], "_News"]
     ) -> tuple[dict[str, Any], list[str], "_News"]:
-        """Returns the log line, the row ids of all ranks and the news of all, after moving model and `at` by one step."""
+        """Returns log line, row ids and news of all ranks, after moving model and `at` on by one step."""
         started, config = time.perf_counter(), self._config
         weights = [self._loss.weight(batch) for batch in item.batches]
         total_weight = sum(distributed.gather_json(math.fsum(weights), group=self._ranks.talk))
@@ -210,7 +212,7 @@ class _Stepper:
             warmup_steps=config.warmup_steps,
             final_ratio=config.final_lr_ratio,
         )
-        rates = optim.set_learninglog.rates(self._optimizer, factor=factor)
+        rates = optim.set_learning_rates(self._optimizer, factor=factor)
         record: dict[str, Any] = {"step": at.step + 1, "epoch": item.epoch, "loss": mean}
         finite = math.isfinite(mean) and math.isfinite(norm)
         if finite and total_weight > 0:
@@ -223,7 +225,9 @@ class _Stepper:
             record["rows"] = [name for rank in ours for name in rank["bad"]]
         self._optimizer.zero_grad(set_to_none=True)
         _advance(at, item, ours, finite=finite)
-        record |= {"lr": rates, "grad_norm": norm, "bad_steps": at.bad_steps} | log.rates(ours, at.task_tokens, seconds=time.perf_counter() - started + waited_s)
+        record |= {"lr": rates, "grad_norm": norm, "bad_steps": at.bad_steps} | log.rates(
+            ours, at.task_tokens, seconds=time.perf_counter() - started + waited_s
+        )
         stop = next((rank["stop"] for rank in ours if rank["stop"]), None)
         return record, log.interleave([r["ids"] for r in ours]), _News(stop, any(r["broken"] for r in ours))
 
