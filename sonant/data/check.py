@@ -65,8 +65,8 @@ def check(
 ) -> Report:
     """Returns every fault of some manifests, each with `file:line`, a code of `faults.KINDS` and a remedy.
 
-    Several manifests are also compared: those whose name says train, dev or test belong to that split, any other is a
-    split of its own. A leak is reported at the row that comes later.
+    Several manifests are also compared: those whose name, or else whose folder's name, says train, dev or test belong
+    to that split, any other is a split of its own. A leak is reported at the row that comes later.
 
     Args:
         tokenizer: finds its special tokens inside texts, and counts tokens for `limits.context`.
@@ -205,8 +205,10 @@ def _content(conversation: Conversation) -> bytes:
 
 
 def _split(path: str) -> str:
-    words = [word for word in re.split(r"[^a-z]+", Path(path).stem.lower()) if word in SPLITS]
-    return SPLITS[words[0]] if words else path
+    """train, dev or test, by the name of the file or else of its folder; the path itself if neither says."""
+    absolute = Path(path).absolute()
+    names = f"{absolute.stem} {absolute.parent.name}".lower()
+    return next((SPLITS[word] for word in re.split(r"[^a-z]+", names) if word in SPLITS), path)
 
 
 def _skipped(tokenizer: "ChatTokenizer | None", limits: Limits, decode: bool) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ start at the manifest's folder. Keys that Sonant does not know are kept. An empt
 is not.
 """
 
+import contextlib
 import json
 import os
 import uuid
@@ -96,9 +97,16 @@ def line_offsets(path: str | os.PathLike[str]) -> NDArray[np.int64]:
 def parse_json(line: bytes, place: str) -> Any:
     """Returns the JSON value of a line. Raises: ManifestError if it is not UTF-8 or not JSON (NaN is not)."""
     try:
-        return json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
+        value = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
+        if b"\\ud" in line.lower():  # half of a surrogate pair is legal JSON, but no text a tokenizer could read
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+        return value
     except UnicodeDecodeError as error:
         raise ManifestError(f"{place}: byte {error.start + 1} is not UTF-8 text; save the manifest as UTF-8") from None
+    except UnicodeEncodeError:
+        raise ManifestError(
+            f"{place}: not JSON of whole characters (half of a surrogate pair); clean the text"
+        ) from None
     except json.JSONDecodeError as error:
         raise ManifestError(
             f"{place}: not JSON ({error.msg} at column {error.colno}); write one object a line"
@@ -145,8 +153,11 @@ def write_lines(path: str | os.PathLike[str], lines: Iterable[str]) -> int:
         os.replace(temporary, path)
     except OSError as error:
         raise ManifestError(f"{path}: cannot be written ({error.strerror}); check the folder") from None
+    except UnicodeEncodeError as error:
+        raise ManifestError(f"{path}: line {count + 1} cannot be written as UTF-8 ({error.reason}); clean it") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
     return count
 
 

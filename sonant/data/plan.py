@@ -178,14 +178,28 @@ class Plan:
         for name, members in zip(("with audio", "without audio"), split, strict=True):
             if not any(len(rows) for rows in members):
                 raise ConfigError(f"mixing='modality' found no rows {name}; add such a source or set mixing='rows'")
-        steps = [
-            self._batches((self._blend(members, 1.0), limit), 0, index).num_steps
-            for index, (members, limit) in enumerate(zip(split, limits, strict=True))
-        ]
         text_per_audio = (1 - config.audio_share) / config.audio_share
-        repeats = math.ceil(MIN_MODALITY_STEPS / (steps[0] * min(1.0, text_per_audio)))
-        scales = [repeats, repeats * steps[0] * text_per_audio / steps[1]]
-        return [(self._blend(m, s), limit) for m, s, limit in zip(split, scales, limits, strict=True)]
+        least = MIN_MODALITY_STEPS / min(1.0, text_per_audio)
+        audio, steps = self._scaled(split[0], limits[0], index=0, at_least=least)
+        text, _ = self._scaled(split[1], limits[1], index=1, about=steps * text_per_audio)
+        return [(audio, limits[0]), (text, limits[1])]
+
+    def _scaled(
+        self, members: Sequence[Rows], max_rows: int | None, *, index: int, at_least: float = 0.0, about: float = 0.0
+    ) -> tuple[Blend, int]:
+        """A blend whose epoch has so many steps, and how many: whole epochs (`at_least`) or a part of one (`about`).
+
+        How many steps some rows fill is known only by filling them, so the scale is tried and corrected.
+        """
+        scale = 1.0
+        for _ in range(12):
+            blend = self._blend(members, scale)
+            steps = self._batches((blend, max_rows), 0, index).num_steps
+            if (steps >= at_least) if at_least else (abs(steps - about) <= max(0.5, 0.002 * about)):
+                break
+            scale *= (at_least or about) / steps
+            scale = math.ceil(scale) if at_least else scale
+        return blend, steps
 
     def _batches(self, pool: tuple[Blend, int | None], epoch: int, index: int) -> EpochPlan:
         """One pool's shuffled batches of an epoch, their number a multiple of G."""

@@ -1,5 +1,6 @@
 """What is in some manifests: rows, turns, clips, hours and tokens, by task, language and speaker."""
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -7,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sonant.chat.messages import AudioPart, Conversation
+from sonant.chat.messages import Conversation
 from sonant.data.manifest import Manifest, clip_duration_s
 
 PERCENTILES = (0, 5, 25, 50, 75, 95, 100)
@@ -108,7 +109,5 @@ def _describe(found: Stats, durations_s: "np.ndarray[Any, np.dtype[np.float64]]"
     values = np.percentile(durations_s, PERCENTILES)
     found.duration_percentiles_s = {str(p): float(value) for p, value in zip(PERCENTILES, values, strict=True)}
     counts, _ = np.histogram(durations_s, EDGES_S)
-    names = [
-        f"{a:g}-{b:g} s" if np.isfinite(b) else f"over {a:g} s" for a, b in zip(EDGES_S, EDGES_S[1:], strict=False)
-    ]
+    names = [f"{a:g}-{b:g} s" if np.isfinite(b) else f"over {a:g} s" for a, b in itertools.pairwise(EDGES_S)]
     found.duration_histogram = {name: int(count) for name, count in zip(names, counts, strict=True) if count}
