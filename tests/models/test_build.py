@@ -1,0 +1,80 @@
+"""One configuration makes one model."""
+
+from typing import Any
+
+import pydantic
+import pytest
+import torch
+from small_speech_lm import architecture
+from torch import nn
+
+from sonant.config import validate
+from sonant.errors import ConfigError
+from sonant.models import build
+from sonant.models.build import SpeechLMConfig, build_speech_lm
+from sonant.models.lora import lora_layers
+
+WHISPER = {
+    "d_model": 32,
+    "encoder_layers": 1,
+    "encoder_attention_heads": 2,
+    "encoder_ffn_dim": 48,
+    "num_mel_bins": 80,
+    "max_source_positions": 50,
+}
+
+
+def _config(**changes: Any) -> SpeechLMConfig:
+    values = {
+        "encoders": [{"kind": "whisper", "architecture": WHISPER}],
+        "adapter": {"kind": "stack_mlp", "stack": 2},
+        "llm": {"architecture": architecture()},
+    }
+    return validate(SpeechLMConfig, values | changes, where="test")
+
+
+def test_the_same_seed_builds_the_same_model_in_eval_mode() -> None:
+    models = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        models.append(build_speech_lm(_config(lora={"rank": 4})))
+    one, other = (model.state_dict() for model in models)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert not any(module.training for module in models[0].modules())
+    assert len(lora_layers(models[0])) == 14
+
+
+def test_lora_freezes_the_llm_and_nothing_else() -> None:
+    model = build_speech_lm(_config(lora={"rank": 4}))
+    frozen = {name.split(".")[0] for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    assert "llm" in frozen and "adapter" not in frozen
+
+
+@pytest.mark.parametrize(("family", "scale"), [("llama", 1.0), ("gemma", 8.0)])
+def test_ctc_pooling_speaks_in_embeddings_as_the_llm_scales_them(family: str, scale: float) -> None:
+    model = build_speech_lm(_config(adapter={"kind": "ctc_pooling"}, llm={"architecture": architecture(family)}))
+    torch.testing.assert_close(model.adapter.table, model.llm.get_input_embeddings().weight.detach() * scale)
+    assert not any("table" in name for name in model.state_dict())
+
+
+def test_ctc_pooling_starts_from_the_encoders_own_ctc_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    load = build.load_encoder
+
+    def with_head(config: Any) -> Any:
+        encoder = load(config)
+        encoder.ctc_head = nn.Linear(32, 51)
+        return encoder
+
+    monkeypatch.setattr(build, "load_encoder", with_head)
+    model = build_speech_lm(_config(adapter={"kind": "ctc_pooling"}))
+    assert torch.equal(model.adapter.ctc_head.weight, model.encoders[0].ctc_head.weight)
+    assert model.adapter.ctc_head.weight is not model.encoders[0].ctc_head.weight
+
+
+def test_mistakes_in_the_configuration_are_named() -> None:
+    with pytest.raises(ConfigError, match=r"unknown key 'lora.ranks' \(did you mean 'rank'\?\)"):
+        _config(lora={"ranks": 4})
+    with pytest.raises(ConfigError, match="'encoders'"):
+        _config(encoders=[])
+    with pytest.raises(pydantic.ValidationError):
+        _config().lora = None  # type: ignore[misc]
