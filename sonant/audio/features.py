@@ -276,7 +276,7 @@ def _power(samples: Tensor, spec: FeatureSpec) -> Tensor:
         # The frame centred on the very end is left out, as all of these extractors do.
         frames = padded.unfold(0, spec.n_fft, spec.hop_length)[: len(samples) // spec.hop_length]
         spectrum = torch.fft.rfft(frames * _window(spec))
-    return torch.view_as_real(spectrum).square().sum(-1)
+    return spectrum.real.square() + spectrum.imag.square()
 
 
 def _log(power: Tensor, spec: FeatureSpec) -> Tensor:
