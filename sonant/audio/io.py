@@ -1,7 +1,7 @@
 """Recordings on disk or in memory <-> float32 samples.
 
 libsndfile decodes, soxr resamples. A file's header is a claim: every sample is counted while it is decoded, in blocks,
-so that neither a lying header nor a decompression bomb can take more memory than `max_duration_s` of mono samples.
+so that neither a lying header nor a decompression bomb can take more memory than `max_duration_s` allows.
 """
 
 import io
@@ -82,7 +82,7 @@ def load(
     """Returns a recording, or the part from `offset_s` for `duration_s`, as mono samples: (S,) float32.
 
     Channels are averaged. Integer formats lie in [-1, 1]; float and lossy ones may go a little beyond and are kept.
-    Memory is bounded by `max_duration_s` at the asked rate plus one block, whatever the file claims.
+    Memory is bounded by twice `max_duration_s` at the asked rate plus a block, whatever the file claims.
 
     Raises: AudioError if the source is missing, no regular file, empty, not wav/flac/ogg/mp3, cut off, not finite, of
         an impossible rate or channel count, longer than `max_duration_s`, or if the asked part is not inside it.
