@@ -69,4 +69,4 @@ def _read(stdout: IO[bytes], request: SpeechRequest) -> Speech:
             f"espeak cannot speak {request.text!r}: {payload.decode()}; voices are a language, or language+variant "
             "such as en+f3, en-us+m5, en-gb-scotland+klatt2"
         )
-    return np.frombuffer(payload, dtype="<i2").astype(np.float32) / 32768, sample_rate_hz
+    return np.frombuffer(payload, dtype="<i2").astype(np.float32) / np.float32(32768), int(sample_rate_hz)

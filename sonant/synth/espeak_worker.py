@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 HEADER = struct.Struct("<iI")  # sample rate in Hz (0: the payload is an error message), number of bytes that follow
+_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
 _SYNCHRONOUS, _CHARS_UTF8, _RATE, _PITCH = 2, 1, 1, 3  # speak_lib.h
 
 
@@ -65,13 +66,13 @@ def _speak(library: Any, variants: set[str], *, text: str, voice: str, rate: flo
     chunks: list[bytes] = []
     library.espeak_ng_SetRandSeed(1)
 
-    @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
     def collect(samples: Any, num_samples: int, events: Any) -> int:
         if samples and num_samples > 0:
             chunks.append(ctypes.string_at(samples, num_samples * 2))
         return 0
 
-    library.espeak_SetSynthCallback(collect)
+    callback = _CALLBACK(collect)  # must stay alive while espeak may call it
+    library.espeak_SetSynthCallback(callback)
     variant = voice.partition("+")[2]
     # espeak takes an unknown variant without a word and speaks with the plain voice.
     if (variant and variant not in variants) or library.espeak_SetVoiceByName(voice.encode()) != 0:

@@ -54,10 +54,13 @@ def load_synthesizer(name: str, *, num_workers: int = 2) -> Synthesizer:
     from sonant.synth.espeak import EspeakSynthesizer
     from sonant.synth.festival import FestivalSynthesizer
 
-    engines = {"espeak": EspeakSynthesizer, "flite": FliteSynthesizer, "festival": FestivalSynthesizer}
-    if name not in engines:
-        raise SynthesisError(f"no engine {name!r}; engines are {', '.join(engines)}; others: CommandSynthesizer")
-    return engines[name](num_workers=num_workers)
+    if name == "espeak":
+        return EspeakSynthesizer(num_workers=num_workers)
+    if name == "flite":
+        return FliteSynthesizer(num_workers=num_workers)
+    if name == "festival":
+        return FestivalSynthesizer(num_workers=num_workers)
+    raise SynthesisError(f"no engine {name!r}; engines are espeak, flite, festival; others: CommandSynthesizer")
 
 
 def clip_path(folder: str | os.PathLike[str], engine: str, request: SpeechRequest) -> Path:
@@ -83,5 +86,7 @@ def speak(
     for path, (samples, own_rate_hz) in zip(missing, synthesizer.synthesize(list(missing.values())), strict=True):
         if not np.any(samples):
             raise SynthesisError(f"{synthesizer.name} made no sound for {missing[path]}; choose another text or voice")
-        save(path, resample(samples, from_hz=own_rate_hz, to_hz=sample_rate_hz), sample_rate_hz=sample_rate_hz)
+        resampled = resample(samples, from_hz=own_rate_hz, to_hz=sample_rate_hz)
+        # A loud voice may overshoot full scale by a little between its samples.
+        save(path, resampled / max(1.0, float(np.abs(resampled).max())), sample_rate_hz=sample_rate_hz)
     return paths

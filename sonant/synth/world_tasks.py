@@ -150,7 +150,7 @@ def _tell(scope: Scope, rng: random.Random, *, num: int) -> list[tuple[str, str,
     """Things to be told, about different objects: (statement, question, answer)."""
     told: dict[str, tuple[str, str, str]] = {}
     while len(told) < num:
-        contexts = {}
+        contexts: dict[str, tuple[str, str, str]] = {}
 
         def statement(rng: random.Random, contexts: dict[str, tuple[str, str, str]] = contexts) -> str:
             context = world_text.context(rng)
