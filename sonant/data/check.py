@@ -3,16 +3,18 @@
 lines ─▶ shape and content of each row ─▶ clips (threads) ─▶ rows against model ─▶ rows against each other ─▶ Report
 """
 
+import functools
 import hashlib
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sonant.chat.messages import Conversation
+from sonant.chat.messages import AudioPart, Conversation
 from sonant.data.check_audio import Clip, ClipKey, look_at
 from sonant.data.check_rows import Found, content_faults, shape_faults
 from sonant.data.faults import Fault, Report
@@ -47,10 +49,16 @@ class Limits:
 
 @dataclass
 class _Row:
+    """What is kept of a line: a million of them must fit into memory."""
+
     path: str
     line: int
     found: list[Found]
-    conversation: Conversation | None = None
+    id: str = ""
+    content: bytes | None = None  # digest of the messages; None: the line is no conversation
+    clips: tuple[ClipKey, ...] = ()
+    sentence: str = ""  # the answer's words, if they are enough to tell it
+    speaker: str = ""
     num_text_tokens: int = 0
 
 
@@ -75,56 +83,78 @@ def check(
 
     Raises: ManifestError if a manifest cannot be opened or no path is given.
     """
-    limits = limits or Limits()
     if not paths:
         raise ManifestError("no manifest to check; name one or more .jsonl files")
-    markup = _special_tokens(tokenizer)
-    rows = [row for path in paths for row in _read(str(path), markup)]
-    parts = (p for row in rows if row.conversation for p in row.conversation.audio_parts)
-    clips = look_at(parts, decode=decode, workers=workers, progress=progress)
+    reader = _Reader(tokenizer, limits or Limits())
+    rows = [row for path in paths for row in reader.rows(str(path))]
+    clips = look_at(reader.parts, decode=decode, workers=workers, progress=progress)
     for row in rows:
-        if row.conversation:
-            row.found += _row_faults(row.conversation, clips, tokenizer, limits)
+        row.found += _row_faults(row, clips, reader.limits)
     _compare(rows, clips)
-    faults = [
-        Fault(code, row.path, row.line, row.conversation.id if row.conversation else "", detail)
-        for row in rows
-        for code, detail in row.found
-    ]
-    counts = {str(path): sum(row.path == str(path) for row in rows) for path in paths}
-    return Report(counts, faults, clips=len(clips), skipped=_skipped(tokenizer, limits, decode))
+    faults = [Fault(code, row.path, row.line, row.id, detail) for row in rows for code, detail in row.found]
+    counts = dict(Counter(row.path for row in rows))
+    return Report(counts, faults, clips=len(clips), skipped=_skipped(tokenizer, reader.limits, decode))
 
 
-def _read(path: str, markup: Sequence[str]) -> Iterator[_Row]:
-    offsets = line_offsets(path)
-    if len(offsets) == 1:
-        yield _Row(path, 1, [("empty-line", "the manifest is empty")])
-        return
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            yield _read_line(line, path, number, markup)
+class _Reader:
+    """Turns lines into rows, and collects the different clips they use."""
 
+    def __init__(self, tokenizer: "ChatTokenizer | None", limits: Limits) -> None:
+        self.limits = limits
+        self.parts: dict[ClipKey, AudioPart] = {}
+        self._tokenizer = tokenizer
+        self._markup = _special_tokens(tokenizer)
 
-def _read_line(line: bytes, path: str, number: int, markup: Sequence[str]) -> _Row:
-    if not line.strip():
-        return _Row(path, number, [("empty-line", "nothing but white space")])
-    try:
-        value = parse_json(line, f"{path}:{number}")
-    except ManifestError as error:
-        detail = str(error).removeprefix(f"{path}:{number}: ").partition(";")[0]
-        return _Row(path, number, [("not-utf8" if "UTF-8" in detail else "bad-json", detail)])
-    row = _Row(path, number, list(shape_faults(value)))
-    try:
-        conversation = Conversation.from_json(value)
-    except ChatError as error:
-        row.found = row.found or [("wrong-type", str(error))]
+    def rows(self, path: str) -> Iterator[_Row]:
+        if len(line_offsets(path)) == 1:
+            yield _Row(path, 1, [("empty-line", "the manifest is empty")])
+            return
+        with open(path, "rb") as file:
+            for number, line in enumerate(file, 1):
+                yield self._row(line, path, number)
+
+    def _row(self, line: bytes, path: str, number: int) -> _Row:
+        if not line.strip():
+            return _Row(path, number, [("empty-line", "nothing but white space")])
+        try:
+            value = parse_json(line, f"{path}:{number}")
+        except ManifestError as error:
+            detail = str(error).removeprefix(f"{path}:{number}: ").partition(";")[0]
+            return _Row(path, number, [("not-utf8" if "not UTF-8" in detail else "bad-json", detail)])
+        row = _Row(path, number, list(shape_faults(value)))
+        try:
+            conversation = Conversation.from_json(value)
+        except ChatError as error:
+            row.found = row.found or [("wrong-type", str(error))]
+        else:
+            self._fill(row, conversation)
         return row
-    row.found += content_faults(conversation, markup=markup)
-    absolute = next((p.path for p in conversation.audio_parts if p.path and os.path.isabs(p.path)), None)
-    if absolute:
-        row.found.append(("absolute-path", f"{absolute} is absolute"))
-    row.conversation = conversation.with_root(Path(path).parent)
-    return row
+
+    def _fill(self, row: _Row, conversation: Conversation) -> None:
+        row.found += content_faults(conversation, markup=self._markup)
+        absolute = next((p.path for p in conversation.audio_parts if p.path and os.path.isabs(p.path)), None)
+        if absolute:
+            row.found.append(("absolute-path", f"{absolute} is absolute"))
+        row.id, row.speaker = conversation.id, conversation.speaker or ""
+        messages = json.dumps([message.to_json() for message in conversation.messages], sort_keys=True)
+        row.content = hashlib.blake2b(messages.encode(), digest_size=16).digest()
+        words = re.findall(r"\w+", conversation.reference.lower())
+        row.sentence = " ".join(words) if len(words) >= MIN_SENTENCE_WORDS else ""
+        parts = conversation.with_root(Path(row.path).parent).audio_parts
+        self.parts.update((part.key, part) for part in parts)
+        row.clips = tuple(part.key for part in parts)
+        if self._tokenizer and self.limits.context:
+            row.num_text_tokens = self._num_text_tokens(row, conversation)
+
+    def _num_text_tokens(self, row: _Row, conversation: Conversation) -> int:
+        from sonant.chat.render import render  # needs transformers, which plain checks do not
+
+        assert self._tokenizer is not None
+        try:
+            return len(render(conversation, self._tokenizer).token_ids)
+        except ChatError as error:
+            row.found.append(("template-refuses", str(error)))
+            return 0
 
 
 def _special_tokens(tokenizer: "ChatTokenizer | None") -> list[str]:
@@ -134,26 +164,18 @@ def _special_tokens(tokenizer: "ChatTokenizer | None") -> list[str]:
     return [token for token in tokens if len(token) > 2]
 
 
-def _row_faults(
-    conversation: Conversation, clips: Mapping[ClipKey, Clip], tokenizer: "ChatTokenizer | None", limits: Limits
-) -> Iterator[Found]:
-    heard = [clips[part.key] for part in conversation.audio_parts]
-    yield from (found for clip in dict.fromkeys(heard) for found in clip.found)
-    durations_s = [clip.duration_s or 0.0 for clip in heard]
-    if limits.window_s is not None and max(durations_s, default=0.0) > limits.window_s:
-        yield "beyond-window", f"a clip has {max(durations_s):.2f} s, the encoder hears {limits.window_s:g} s"
-    if tokenizer is None or limits.context is None:
-        return
-    from sonant.chat.render import render  # needs transformers, which plain checks do not
-
-    try:
-        num_text = len(render(conversation, tokenizer).token_ids)
-    except ChatError as error:
-        yield "wrong-type", f"the chat template refuses the row: {error}"
-        return
-    num_audio = sum(map(limits.audio_tokens, durations_s)) if limits.audio_tokens else 0
-    if num_text + num_audio > limits.context:
-        yield "too-long", f"{num_text} text + {num_audio} audio tokens, the context is {limits.context}"
+def _row_faults(row: _Row, clips: Mapping[ClipKey, Clip], limits: Limits) -> Iterator[Found]:
+    for key in dict.fromkeys(row.clips):
+        yield from clips[key].found
+    durations_s = [clips[key].duration_s or 0.0 for key in row.clips]
+    longest_s = max(durations_s, default=0.0)
+    if limits.window_s is not None and longest_s > limits.window_s:
+        yield "beyond-window", f"a clip has {longest_s:.2f} s, the encoder hears {limits.window_s:g} s"
+    if limits.context is not None:
+        num_audio = sum(map(limits.audio_tokens, durations_s)) if limits.audio_tokens else 0
+        if row.num_text_tokens + num_audio > limits.context:
+            numbers = f"{row.num_text_tokens} text + {num_audio} audio tokens"
+            yield "too-long", f"{numbers}, the context is {limits.context}"
 
 
 def _compare(rows: Iterable[_Row], clips: Mapping[ClipKey, Clip]) -> None:
@@ -163,47 +185,38 @@ def _compare(rows: Iterable[_Row], clips: Mapping[ClipKey, Clip]) -> None:
     held: dict[tuple[str, Any], tuple[str, str]] = {}  # (kind, value) -> (split, place) of its first row
     leaking_speakers: set[tuple[str, str]] = set()
     for row in rows:
-        conversation = row.conversation
-        if conversation is None:
+        if row.content is None:
             continue
-        if conversation.id and ids.setdefault((row.path, conversation.id), row.line) != row.line:
-            row.found.append(
-                ("duplicate-id", f"id {conversation.id!r} is that of line {ids[row.path, conversation.id]}")
-            )
-        content = _content(conversation)
-        first = contents.setdefault((row.path, content), row.line)
+        first = ids.setdefault((row.path, row.id), row.line)
+        if row.id and first != row.line:
+            row.found.append(("duplicate-id", f"id {row.id!r} is that of line {first}"))
+        first = contents.setdefault((row.path, row.content), row.line)
         if first != row.line:
             row.found.append(("duplicate-content", f"the messages are those of line {first}"))
         split = _split(row.path)
-        for code, value, name in _held(conversation, content, clips):
+        for code, value, name in _held(row, clips):
             other, place = held.setdefault((code, value), (split, f"{row.path}:{row.line}"))
-            if other == split or (code == "leak-speaker" and (split, name) in leaking_speakers):
+            if other == split or (code == "leak-speaker" and (split, row.speaker) in leaking_speakers):
                 continue
             if code == "leak-speaker":  # once for each speaker, not for each of a thousand rows
-                leaking_speakers.add((split, name))
+                leaking_speakers.add((split, row.speaker))
             row.found.append((code, f"{name} is also in {place}"))
 
 
-def _held(conversation: Conversation, content: bytes, clips: Mapping[ClipKey, Clip]) -> Iterator[tuple[str, Any, str]]:
+def _held(row: _Row, clips: Mapping[ClipKey, Clip]) -> Iterator[tuple[str, Any, str]]:
     """(code if another split holds it too, the value, its name in messages)"""
-    for part in conversation.audio_parts:
-        clip = clips[part.key]
-        if clip.duration_s is not None:
-            yield "leak-audio", clip.digest or (os.path.realpath(part.path or part.name), *part.key[1:]), part.name
-    if not conversation.audio_parts:
-        yield "leak-content", content, "the conversation"
-    words = re.findall(r"\w+", conversation.reference.lower())
-    if len(words) >= MIN_SENTENCE_WORDS:
-        yield "leak-sentence", " ".join(words), f"the answer {conversation.reference[:60]!r}"
-    if conversation.speaker:
-        yield "leak-speaker", conversation.speaker, f"speaker {conversation.speaker!r}"
+    for key in dict.fromkeys(row.clips):
+        if clips[key].duration_s is not None:
+            yield "leak-audio", clips[key].digest or (os.path.realpath(key[0]), *key[1:]), key[0]
+    if not row.clips:
+        yield "leak-content", row.content, "the conversation"
+    if row.sentence:
+        yield "leak-sentence", row.sentence, f"the answer {row.sentence[:60]!r}"
+    if row.speaker:
+        yield "leak-speaker", row.speaker, f"speaker {row.speaker!r}"
 
 
-def _content(conversation: Conversation) -> bytes:
-    messages = json.dumps([message.to_json() for message in conversation.messages], sort_keys=True)
-    return hashlib.blake2b(messages.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-
-
+@functools.lru_cache(maxsize=256)
 def _split(path: str) -> str:
     """train, dev or test, by the name of the file or else of its folder; the path itself if neither says."""
     absolute = Path(path).absolute()

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -19,6 +19,7 @@ MIN_DURATION_S = 0.1
 MIN_RATE_HZ = 8_000
 SILENT_PEAK = 1e-4  # -80 dB of full scale
 CLIPPED_SHARE = 0.01
+CLIPS_AT_ONCE = 1000  # in the threads' queue
 
 
 @dataclass(frozen=True)
@@ -31,24 +32,25 @@ class Clip:
 
 
 def look_at(
-    parts: Iterable[AudioPart],
+    parts: Mapping[ClipKey, AudioPart],
     *,
     decode: bool = True,
     workers: int = 4,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[ClipKey, Clip]:
-    """Returns what was found for each different clip. `progress` is called with (done, total).
+    """Returns what was found for each clip. `progress` is called with (done, total).
 
     decode: read every sample; otherwise only headers, which finds neither damage nor silence.
     """
-    unique = {part.key: part for part in parts}
     clips: dict[ClipKey, Clip] = {}
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-        looked = pool.map(lambda part: _look(part, decode), unique.values())
-        for key, clip in zip(unique, looked, strict=True):
-            clips[key] = clip
-            if progress:
-                progress(len(clips), len(unique))
+    keys = list(parts)
+    with ThreadPoolExecutor(workers) as pool:
+        for first in range(0, len(keys), CLIPS_AT_ONCE):
+            some = keys[first : first + CLIPS_AT_ONCE]
+            for key, clip in zip(some, pool.map(lambda key: _look(parts[key], decode), some), strict=True):
+                clips[key] = clip
+                if progress:
+                    progress(len(clips), len(keys))
     return clips
 
 

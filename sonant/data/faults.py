@@ -57,6 +57,9 @@ KINDS: Mapping[str, Kind] = {
     "low-sample-rate": Kind("warning", "recorded below 8 kHz", "find the original: much of the speech is lost"),
     "stereo": Kind("warning", "more than one channel", "they will be averaged; split them if speakers are apart"),
     # the row against the model, and against other rows
+    "template-refuses": Kind(
+        "error", "a row the chat template cannot render", "change the roles as the template wants"
+    ),
     "too-long": Kind("error", "more tokens than the context", "shorten the row or use a longer context"),
     "duplicate-id": Kind("error", "an id used before in this manifest", "make ids unique"),
     "duplicate-content": Kind("warning", "the same conversation as an earlier row", "drop one of the two"),

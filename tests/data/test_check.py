@@ -100,6 +100,7 @@ PLANTED: dict[str, Callable[[int], Made | bytes]] = {
     "audio-clipped": lambda n: row(n, audio("loud.wav")),
     "low-sample-rate": lambda n: row(n, audio("telephone.wav")),
     "stereo": lambda n: row(n, audio("stereo.wav")),
+    "template-refuses": lambda n: row(n, messages=[message("system", "be kind"), *owl(f"no {n}")]),
     "too-long": lambda n: row(n, "word " * 60),
     "duplicate-id": lambda n: row(n, id="row-1"),
     "duplicate-content": lambda n: row(1, id=f"row-{n}"),
@@ -109,7 +110,8 @@ PLANTED: dict[str, Callable[[int], Made | bytes]] = {
     "leak-speaker": lambda n: row(n, speaker="anna"),
 }
 # Where a planted row has a second fault by its nature.
-ALSO = {("absolute-path", "audio-missing")}
+ALSO = {("absolute-path", "audio-missing"), ("role-order", "template-refuses")}
+# The template of Gemma knows no system role and wants the others to take turns.
 LIMITS = Limits(context=300, window_s=3.0, audio_tokens=lambda duration_s: round(10 * duration_s))
 
 
@@ -135,7 +137,7 @@ def planted(clips: Path) -> tuple[Path, Path, Report]:
     rows = [row(1, "a good row"), *(make(n) for n, make in enumerate(PLANTED.values(), 2))]
     rows[list(PLANTED).index("duplicate-content") + 1] = row(1, "a good row", id="another id")
     test = write_rows(clips / "test.jsonl", rows)
-    return train, test, check([train, test], tokenizer=byte_tokenizer(), limits=LIMITS)
+    return train, test, check([train, test], tokenizer=byte_tokenizer("gemma"), limits=LIMITS)
 
 
 def test_every_kind_of_fault_is_planted() -> None:
