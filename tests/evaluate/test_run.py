@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from sonant.chat.messages import AudioPart, Conversation, assistant, user
-from sonant.data.manifest import write_manifest
+from sonant.data.manifest import write as write_manifest
 from sonant.errors import EvaluationError
 from sonant.evaluate.metrics.score import Score
 from sonant.evaluate.run import evaluate, forgetting, group_by_task, score_task, with_text
