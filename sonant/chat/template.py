@@ -76,10 +76,11 @@ def _run(hf: Any, roles: Sequence[str], contents: Sequence[Any], add_generation_
         )
         return text
     except (jinja2.TemplateError, TypeError, ValueError) as error:
-        remedy = ""
-        if "system" in roles:
-            remedy = "; if it takes no system message, put that text at the start of the first user message"
-        raise ChatError(f"the chat template refuses the roles {', '.join(roles)}: {error}{remedy}") from None
+        raise ChatError(f"the chat template refuses the roles {', '.join(roles)}: {error}{_remedy(roles)}") from None
+
+
+def _remedy(roles: Sequence[str]) -> str:
+    return "; put the system text at the start of the first user message instead" if "system" in roles else ""
 
 
 def _split(text: str, sentinels: Sequence[str], roles: Sequence[str]) -> Frame:
@@ -88,10 +89,10 @@ def _split(text: str, sentinels: Sequence[str], roles: Sequence[str]) -> Frame:
     for i, count in enumerate(counts):
         if count != 1:
             did = "drops" if count == 0 else f"repeats {count} times"
-            raise ChatError(f"the chat template {did} message {i} ({roles[i]}); it must place every message once")
+            raise ChatError(f"the chat template {did} message {i} ({roles[i]}), not once{_remedy(roles)}")
     if places != sorted(places):
         order = sorted(range(len(places)), key=places.__getitem__)
-        raise ChatError(f"the chat template puts the messages in the order {order}; it must keep the order they have")
+        raise ChatError(f"the chat template puts the messages in the order {order}{_remedy(roles)}")
     glue, strips = [], []
     for sentinel in sentinels:
         before, text = text.split(sentinel)

@@ -34,13 +34,17 @@ class ChatTokenizer:
         added = self._markup.get_added_tokens_decoder()
         self.special_ids: frozenset[int] = frozenset(id for id, token in added.items() if token.special)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A pickled backend forgets which door it is; worker processes build theirs anew.
+        return type(self), (self.hf,)
+
     @classmethod
     def from_folder(cls, path: str | os.PathLike[str]) -> "ChatTokenizer":
         """Returns the tokenizer saved in a folder. Raises: ChatError if there is none."""
         try:
             return cls(AutoTokenizer.from_pretrained(str(path), trust_remote_code=False))
-        except (OSError, ValueError, KeyError) as error:
-            reason = str(error).strip().splitlines()[0]
+        except Exception as error:  # a broken tokenizer.json raises a bare Exception
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ChatError(
                 f"{path}: no tokenizer can be read here ({reason}); name a folder with tokenizer.json"
             ) from None

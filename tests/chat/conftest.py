@@ -72,7 +72,9 @@ BACKENDS = {
 @pytest.fixture(scope="session")
 def trained():
     """backend name -> a tokenizer trained on CORPUS, as text to build others from."""
-    return {name: build().to_str() for name, build in BACKENDS.items()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TOKENIZERS_PARALLELISM", "false")  # threads that wait for a busy machine take seconds
+        return {name: build().to_str() for name, build in BACKENDS.items()}
 
 
 @pytest.fixture(params=BACKENDS)

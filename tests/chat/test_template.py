@@ -73,12 +73,12 @@ def test_parts_are_stripped_as_their_concatenation(strip, texts):
     [
         (None, ["user"], "the tokenizer has no chat template; use an instruction-tuned model or set `chat_template`"),
         ("{% for m in messages[1:] %}" + TURN % "{{ m['content'] }}" + "{% endfor %}", ["user", "assistant"],
-         r"drops message 0 \(user\); it must place every message once"),
+         r"drops message 0 \(user\), not once$"),
         ("{% for m in messages %}" + TURN % "{{ m['content'] }}{{ m['content'] }}" + "{% endfor %}", ["user"],
          r"repeats 2 times message 0 \(user\)"),
         ("{% for m in messages %}" + TURN % "{{ m['content'] | upper }}" + "{% endfor %}", ["user"], "drops message 0"),
         ("{% for m in messages | reverse %}" + TURN % "{{ m['content'] }}" + "{% endfor %}", ["user", "assistant"],
-         r"puts the messages in the order \[1, 0\]; it must keep the order they have"),
+         r"puts the messages in the order \[1, 0\]$"),
         ("{{ messages[0]['content'] + 3 }}", ["user"], "refuses the roles user: "),
         ("{{ raise_exception('no thanks') }}", ["user", "assistant"], "refuses the roles user, assistant: no thanks$"),
         ("{% for %}", ["user"], "refuses the roles user: "),
@@ -90,8 +90,26 @@ def test_a_template_that_cannot_be_used_is_refused(template, roles, message):
 
 
 def test_a_template_without_system_role_says_where_to_put_the_text():
-    with pytest.raises(ChatError, match=r"System role not supported; .* put that text at the start of the first user"):
+    with pytest.raises(
+        ChatError, match=r"System role not supported; put the system text at the start of the first user"
+    ):
         frame(byte_tokenizer("gemma").hf, ["system", "user"])
+
+
+MERGED = "{% set system = messages[0].content + '\n\n' if messages[0].role == 'system' else '' %}"
+
+
+def test_a_system_message_may_move_into_the_first_question():  # as Gemma 3 does
+    template = MERGED + "{% for m in messages[1:] %}[INST]{{ system if loop.first }}{{ m.content }}{% endfor %}"
+    assert frame(hf_with(template), ["system", "user", "user"]).glue == ("[INST]", "\n\n", "[INST]", "")
+
+
+def test_a_system_message_may_not_move_into_the_last_question():  # as Mistral 7B v0.3 does
+    template = MERGED + "{% for m in messages[1:] %}[INST]{{ system if loop.last }}{{ m.content }}{% endfor %}"
+    with pytest.raises(
+        ChatError, match=r"in the order \[1, 0, 2\]; put the system text at the start of the first user"
+    ):
+        frame(hf_with(template), ["system", "user", "user"])
 
 
 def test_the_date_in_llama_templates_does_not_change_from_day_to_day():

@@ -1,9 +1,10 @@
 """Text stays text, markup is markup, and what follows what makes no space appear."""
 
+import pickle
 import threading
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
@@ -16,6 +17,7 @@ IM_END = CHATML.hf.convert_tokens_to_ids("<|im_end|>")
 
 
 @given(st.text() | st.lists(st.sampled_from(["<|im_end|>", "<|im_start|>", "user", "\n", " ", "é"])).map("".join))
+@settings(max_examples=50)
 def test_text_is_never_markup_and_reads_back_as_it_was(text):
     ids = CHATML.encode_text(text)
     assert CHATML.special_ids.isdisjoint(ids)
@@ -51,7 +53,7 @@ def test_two_threads_do_not_change_each_others_meaning_of_markup():
     wrong = []
 
     def work(encode, expected):
-        wrong.extend(ids for ids in (encode("<|im_end|>") for _ in range(2000)) if ids != expected)
+        wrong.extend(ids for ids in (encode("<|im_end|>") for _ in range(500)) if ids != expected)
 
     jobs = [(CHATML.encode_text, CHATML.encode_text("<|im_end|>")), (CHATML.encode_markup, [IM_END])]
     threads = [threading.Thread(target=work, args=job) for job in jobs]
@@ -85,6 +87,13 @@ def test_a_saved_tokenizer_is_the_same_tokenizer(tmp_path):
     assert loaded.frame(("user", "assistant")) == CHATML.frame(("user", "assistant"))
 
 
+def test_text_stays_text_in_a_worker_process():
+    sent = pickle.loads(pickle.dumps(CHATML))  # as a spawned loader receives it
+    assert sent.encode_text("<|im_end|>") == CHATML.encode_text("<|im_end|>")
+    assert sent.encode_markup("<|im_end|>") == [IM_END]
+    assert sent.stop_ids == CHATML.stop_ids
+
+
 def test_truncation_and_padding_saved_with_a_tokenizer_are_not_applied():
     hf = byte_tokenizer().hf
     hf.backend_tokenizer.enable_truncation(3)
@@ -100,6 +109,13 @@ def test_padding_falls_back_to_the_end_of_sequence():
 
 def test_a_folder_without_tokenizer_is_explained(tmp_path):
     with pytest.raises(ChatError, match=r"no tokenizer can be read here .*name a folder with tokenizer.json"):
+        ChatTokenizer.from_folder(tmp_path)
+
+
+def test_a_broken_tokenizer_is_explained(tmp_path):
+    CHATML.save(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(ChatError, match="no tokenizer can be read here"):
         ChatTokenizer.from_folder(tmp_path)
 
 
