@@ -214,7 +214,7 @@ class CTCPoolingAdapter(nn.Module):
             raise ModelError("adapter ctc_pooling: no embedding table; call anchor(table) or set soft_embedding=false")
         posterior = (logits[heard][:, :-1].float() / self.temperature).softmax(dim=-1)
         expected = logits.new_zeros(*heard.shape, self.out_dim)
-        expected[heard] = posterior.to(self.table.dtype) @ self.table
+        expected[heard] = (posterior.to(self.table.dtype) @ self.table).to(expected.dtype)
         return expected
 
 

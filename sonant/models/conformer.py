@@ -114,8 +114,8 @@ class RelativeAttention(nn.Module):
         relative = self._heads(self.relative_k_proj(positions)[None])  # (1, H, 2T - 1, D / H)
         scores = shift_relative((query + self.bias_v[:, None]) @ relative.transpose(2, 3))  # (A, H, T, T)
         scores = scores / math.sqrt(query.shape[-1])
-        # A finite floor: a clip without frames attends to padding instead of giving NaN, and its output is zeroed.
-        scores = scores.masked_fill(~mask[:, None, None], torch.finfo(scores.dtype).min)
+        # Finite, in half precision too: a clip without frames attends to padding and is zeroed instead of being NaN.
+        scores = scores.masked_fill(~mask[:, None, None], -1e4)
         attended = F.scaled_dot_product_attention(
             query + self.bias_u[:, None],
             key,

@@ -75,6 +75,18 @@ def test_every_weight_gets_a_finite_gradient(config: AdapterConfig) -> None:
     assert frames.grad.abs().sum() > 0
 
 
+@every_adapter
+def test_bfloat16_autocast_gives_nearly_the_same_and_never_nan(config: AdapterConfig) -> None:
+    adapter = build(config).train(config.kind != "conformer")  # whose dropout would be another one
+    frames, lengths = torch.randn(3, 9, 8), torch.tensor([9, 4, 0])
+    expected, sizes = adapter(frames, lengths)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        vectors, half_sizes = adapter(frames, lengths)
+    assert vectors.isfinite().all()
+    if torch.equal(sizes, half_sizes):
+        assert (vectors - expected).abs().max() < 0.1 * expected.abs().max()
+
+
 def test_an_adapter_is_chosen_by_its_kind() -> None:
     choice: pydantic.TypeAdapter[AdapterConfig] = pydantic.TypeAdapter(AdapterConfig)
     assert choice.validate_python({"kind": "stack_mlp", "stack": 2}) == StackMLPConfig(stack=2)

@@ -101,7 +101,7 @@ def test_a_setting_that_does_not_exist_is_refused_with_its_nearest() -> None:
 
 
 def test_a_value_of_the_wrong_type_is_one_clear_error() -> None:
-    with pytest.raises(ModelError, match="architecture: .*Field 'hidden_size' expected int"):
+    with pytest.raises(ModelError, match=r"architecture: .*Field 'hidden_size' expected int"):
         load(hidden_size="wide")
 
 

@@ -1,4 +1,4 @@
-"""Tiny random encoders of every Hugging Face kind."""
+"""Small random encoders of every kind."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +11,14 @@ from sonant.models.encoders.base import EncoderConfig
 from sonant.models.encoders.load import load_encoder
 
 ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "tiny": {
+        "vocab_size": 30,
+        "dim": 32,
+        "num_layers": 2,
+        "num_heads": 2,
+        "feed_forward_dim": 64,
+        "letter_layer": 1,
+    },
     "whisper": {
         "d_model": 32,
         "encoder_layers": 2,
@@ -73,13 +81,13 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 
 @pytest.fixture
 def architecture() -> Callable[..., dict[str, Any]]:
-    """Returns the settings of a tiny encoder of a kind, with changes."""
+    """Returns the settings of a small encoder of a kind, with changes."""
     return lambda kind, **changes: {**ARCHITECTURES[kind], **changes}
 
 
 @pytest.fixture
 def build(architecture: Callable[..., dict[str, Any]]) -> Callable[..., Any]:
-    """Returns a tiny random encoder of a kind, in evaluation mode."""
+    """Returns a small random encoder of a kind, in evaluation mode."""
 
     def build_(kind: str, **changes: Any) -> nn.Module:
         torch.manual_seed(0)
