@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 from torch import Tensor
 
 from sonant.batch import Batch
@@ -48,8 +49,11 @@ class RunLog:
         self._live: Progress | None = None
         console = Console(stderr=True)
         if console.is_terminal:
-            columns = (BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-            self._live = Progress(*columns, console=console)
+            rest = Column(ratio=1, no_wrap=True, overflow="ellipsis")
+            columns = (BarColumn(10), MofNCompleteColumn(), TimeRemainingColumn())
+            self._live = Progress(
+                *columns, TextColumn("{task.description}", table_column=rest), console=console, expand=True
+            )
             self._task = self._live.add_task("starting", total=steps, completed=done)
             self._live.start()
 

@@ -51,14 +51,14 @@ class ToySpeechLM(nn.Module):
     def __init__(self, *, dropout: float = 0.0) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.adapter = nn.Sequential(nn.Linear(MELS, WIDTH), nn.BatchNorm1d(WIDTH), nn.Linear(WIDTH, WIDTH))
+        self.adapter = nn.Sequential(nn.Linear(MELS, WIDTH, bias=False), nn.BatchNorm1d(WIDTH), nn.Linear(WIDTH, WIDTH))
         self.scale = nn.Parameter(torch.ones(3))
         self.llm = LLM(dropout)
         for name, parameter in self.llm.named_parameters():
             parameter.requires_grad_("lora" in name)
 
     def forward(self, batch: Batch) -> Tensor:
-        """(B, L, V); a row hears the sum of its frames at its first token."""
+        """(B, L, V); each token of a row hears the sum of its frames."""
         x = self.llm.embedding(batch.token_ids)
         features = batch.features[SPEC]
         silent = len(features) == 0
@@ -67,8 +67,8 @@ class ToySpeechLM(nn.Module):
         if silent:
             return self.llm(x + 0.0 * heard.sum())
         segments = heard.view(len(features), -1, WIDTH).sum(1)
-        start = torch.zeros_like(x[:, 0]).index_add(0, batch.audio_row, segments)
-        return self.llm(torch.cat([(x[:, 0] + start)[:, None], x[:, 1:]], 1))
+        start = torch.zeros_like(x[:, 0]).index_add(0, batch.audio_row, segments.to(x.dtype))
+        return self.llm(x + start[:, None])
 
     def groups(self) -> list[dict]:
         lora = [p for n, p in self.named_parameters() if "lora" in n]

@@ -1,0 +1,99 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from sonant.errors import TrainingError
+from sonant.train.optim import clip_gradients, make_optimizer, name_groups, schedule_factor, set_learning_rates, trained
+
+
+def two_layers() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+
+
+def group(name: str, module: nn.Module, lr: float = 0.1) -> dict:
+    return {"name": name, "params": list(module.parameters()), "lr": lr, "weight_decay": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("kind", "step", "factor"),
+    [
+        ("constant", 0, 0.25),
+        ("constant", 3, 1.0),
+        ("constant", 103, 1.0),
+        ("linear", 4, 1.0),
+        ("linear", 54, 0.55),
+        ("linear", 104, 0.1),
+        ("cosine", 29, 0.1 + 0.9 * (1 + math.cos(math.pi / 4)) / 2),
+        ("cosine", 54, 0.55),
+        ("cosine", 500, 0.1),
+    ],
+)
+def test_learning_rates_warm_up_and_then_follow_the_schedule(kind: str, step: int, factor: float) -> None:
+    got = schedule_factor(step, kind=kind, steps=104, warmup_steps=4, final_ratio=0.1)  # type: ignore[arg-type]
+    assert got == pytest.approx(factor)
+
+
+def test_each_group_keeps_its_own_learning_rate_and_weight_decay() -> None:
+    model = two_layers()
+    without_decay = {key: value for key, value in group("b", model[1], 0.3).items() if key != "weight_decay"}
+    named = name_groups(model, [group("a", model[0]), without_decay], weight_decay=0.01)
+    optimizer = make_optimizer(model, named, betas=(0.9, 0.98))
+    assert set_learning_rates(optimizer, factor=0.5) == {"a": 0.05, "b": 0.15}
+    assert [g["weight_decay"] for g in optimizer.param_groups] == [0.5, 0.01]
+
+
+def test_a_trained_parameter_in_no_group_is_an_error() -> None:
+    model = two_layers()
+    with pytest.raises(TrainingError, match=r"2 trained parameters are in no group, the first is 1\.weight"):
+        name_groups(model, [group("a", model[0])], weight_decay=0.0)
+
+
+def test_a_parameter_in_two_groups_is_an_error() -> None:
+    model = two_layers()
+    with pytest.raises(TrainingError, match=r"0\.weight is in the groups 'a' and 'all'"):
+        name_groups(model, [group("a", model[0]), group("all", model)], weight_decay=0.0)
+
+
+def test_a_frozen_parameter_in_a_group_is_an_error() -> None:
+    model = two_layers()
+    model[1].requires_grad_(False)
+    with pytest.raises(TrainingError, match=r"group 'b': parameter 1\.weight is frozen"):
+        name_groups(model, [group("a", model[0]), group("b", model[1])], weight_decay=0.0)
+
+
+def test_a_foreign_parameter_in_a_group_is_an_error() -> None:
+    with pytest.raises(TrainingError, match="does not belong to the model"):
+        name_groups(two_layers(), [group("a", nn.Linear(2, 3))], weight_decay=0.0)
+
+
+def test_training_nothing_is_an_error() -> None:
+    with pytest.raises(TrainingError, match="no parameter is trained"):
+        name_groups(two_layers().requires_grad_(False), [], weight_decay=0.0)
+
+
+def test_state_made_in_advance_updates_as_adamw_does_by_itself() -> None:
+    torch.manual_seed(0)
+    ours, plain = two_layers(), two_layers()
+    plain.load_state_dict(ours.state_dict())
+    first = make_optimizer(ours, name_groups(ours, [group("a", ours)], weight_decay=0.0), betas=(0.9, 0.98))
+    second = torch.optim.AdamW(plain.parameters(), lr=0.1, betas=(0.9, 0.98), weight_decay=0.5)
+    for _ in range(3):
+        for model, optimizer in ((ours, first), (plain, second)):
+            optimizer.zero_grad()
+            model(torch.ones(4, 2)).pow(2).sum().backward()
+            optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), plain.parameters(), strict=True))
+
+
+def test_clipping_returns_the_norm_before_and_gives_unused_parameters_a_zero_gradient() -> None:
+    model = two_layers()
+    optimizer = make_optimizer(model, name_groups(model, [group("a", model)], weight_decay=0.0), betas=(0.9, 0.98))
+    model[0].weight.grad = torch.full((3, 2), 2.0)
+    assert clip_gradients(trained(optimizer), max_norm=1.0) == pytest.approx(math.sqrt(24))
+    assert float(model[0].weight.grad.norm()) == pytest.approx(1.0, rel=1e-4)
+    assert torch.equal(model[1].weight.grad, torch.zeros(1, 3))
+    model[0].weight.grad = torch.full((3, 2), 2.0)
+    assert clip_gradients(trained(optimizer), max_norm=None) == pytest.approx(math.sqrt(24))
+    assert torch.equal(model[0].weight.grad, torch.full((3, 2), 2.0))
