@@ -58,8 +58,7 @@ class WorldConfig(Config):
     train: Sizes = Sizes(asr=1200, translation=1000, spoken_qa=1000, mixed_modal=400, multi_turn=300, text_only=3000)
     dev: Sizes = Sizes(asr=100, translation=100, spoken_qa=100, mixed_modal=60, multi_turn=40, text_only=200)
     test: Sizes = Sizes(
-        **dict.fromkeys(("asr", "translation", "spoken_qa", "spoken_qa_heldout"), 200),
-        **{"mixed_modal": 150, "multi_turn": 100, "text_only": 600},
+        asr=200, translation=200, spoken_qa=200, spoken_qa_heldout=200, mixed_modal=150, multi_turn=100, text_only=600
     )
 
 
