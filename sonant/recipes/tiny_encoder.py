@@ -12,7 +12,6 @@ import hashlib
 import json
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -59,9 +58,9 @@ class TinyEncoderRecipe(Config):
     tokenizer: str = "tiny/llm"  # folder or hub id; its tokens are what the CTC head spells in
     architecture: TinyArchitecture = TinyArchitecture()
     augment: AugmentConfig = AUGMENT
-    telephone_share: float = Field(0.2, ge=0, le=1)  # of clips cut off at 4 kHz
-    letter_weight: float = Field(1.0, ge=0)
-    learning_rate: float = Field(3e-3, gt=0)
+    telephone_share: float = Field(default=0.2, ge=0, le=1)  # of clips cut off at 4 kHz
+    letter_weight: float = Field(default=1.0, ge=0)
+    learning_rate: float = Field(default=3e-3, gt=0)
     plan: PlanConfig = PlanConfig(token_budget=800, window=1024)  # frames of 40 ms: 32 s of audio a step
     loader: LoaderConfig = LoaderConfig(prefetch=8)
     train: TrainConfig = TrainConfig(steps=5000, warmup_steps=500, weight_decay=1e-2, save_every=100_000)
@@ -165,7 +164,7 @@ class SpellingLoss(CTCLoss):
         losses = _ctc(encoder.ctc_logits(frames), tokens, num_frames)
         letters = _ctc(letter_logits, [self._spell(ids) for ids in tokens], num_frames).sum()
         weights = is_target.sum(1).float()
-        parts = task_parts(batch, torch.arange(batch.num_rows), losses, weights)
+        parts = task_parts(batch, torch.arange(batch.num_rows, device=losses.device), losses, weights)
         parts["letters"] = letters.detach(), float(weights.sum())
         return LossOutput(losses.sum() + self.letter_weight * letters, self.weight(batch), parts)
 
@@ -178,9 +177,9 @@ def _ctc(logits: Tensor, targets: list[Tensor], num_frames: Tensor) -> Tensor:
     """Negative log likelihood (A,) of each clip's target under logits (A, T, V + 1), blank last."""
     return F.ctc_loss(
         logits.float().log_softmax(-1).transpose(0, 1),
-        torch.cat(targets),
+        torch.cat(targets).to(logits.device),
         num_frames,
-        torch.tensor([len(target) for target in targets]),
+        torch.tensor([len(target) for target in targets], device=logits.device),
         blank=logits.shape[2] - 1,
         reduction="none",
         zero_infinity=True,
@@ -201,4 +200,4 @@ def word_error_rates(
 
 def _sha256(path: Path) -> str:
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, partial(hashlib.sha256)).hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -31,14 +31,14 @@ _ROTARY_BASE = 10_000.0
 class TinyArchitecture(Config):
     """The shape of a tiny encoder; what stands in its config.json."""
 
-    vocab_size: int = Field(640, gt=0)  # of the tokenizer its CTC head spells in; blank = vocab_size
-    dim: int = Field(160, gt=0)
-    num_layers: int = Field(5, gt=0)
-    num_heads: int = Field(4, gt=0)
-    feed_forward_dim: int = Field(480, gt=0)
-    kernel_size: int = Field(11, gt=0)  # frames of 40 ms
-    letter_layer: int = Field(3, gt=0)  # the layer whose output the letter head reads
-    dropout: float = Field(0.0, ge=0, lt=1)
+    vocab_size: int = Field(default=640, gt=0)  # of the tokenizer its CTC head spells in; blank = vocab_size
+    dim: int = Field(default=160, gt=0)
+    num_layers: int = Field(default=5, gt=0)
+    num_heads: int = Field(default=4, gt=0)
+    feed_forward_dim: int = Field(default=480, gt=0)
+    kernel_size: int = Field(default=11, gt=0)  # frames of 40 ms
+    letter_layer: int = Field(default=3, gt=0)  # the layer whose output the letter head reads
+    dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
 class TinyEncoder(nn.Module):
