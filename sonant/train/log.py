@@ -100,6 +100,10 @@ def measure(batches: Sequence[Batch], sums: Sequence[tuple[Tensor, Any]]) -> dic
         for task, (total, weight) in by_task.items():
             old = parts.get(task, [0.0, 0.0])
             parts[task] = [old[0] + float(total), old[1] + float(weight)]
+    targets: dict[str, float] = {}  # supervised tokens, by task
+    for batch in batches:
+        for task, weight in zip(batch.tasks, batch.loss_mask[:, 1:].sum(1).tolist(), strict=True):
+            targets[task or "other"] = targets.get(task or "other", 0.0) + weight
     return {
         "loss": math.fsum(totals) if all(map(math.isfinite, totals)) else math.nan,
         "parts": parts,
@@ -108,6 +112,7 @@ def measure(batches: Sequence[Batch], sums: Sequence[tuple[Tensor, Any]]) -> dic
         "tokens": sum(int(batch.token_lengths.sum()) for batch in batches),
         "padded_tokens": sum(batch.token_ids.numel() for batch in batches),
         "audio_s": sum(batch.audio_duration_s for batch in batches),
+        "targets": targets,
     }
 
 

@@ -320,7 +320,7 @@ def _advance(at: Progress, item: StepBatches, ours: Sequence[Mapping[str, Any]],
     at.bad_steps += not finite
     at.bad_in_a_row = 0 if finite else at.bad_in_a_row + 1
     for rank in ours:
-        for task, (_, weight) in rank["parts"].items():
+        for task, weight in rank["targets"].items():
             at.task_tokens[task] = at.task_tokens.get(task, 0.0) + weight
 
 

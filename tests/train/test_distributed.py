@@ -1,10 +1,11 @@
-"""Several processes, really started by torchrun: slow, so marked `recipe`."""
+"""Several processes, really started: slow, so marked `recipe`."""
 
 import ast
 import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -20,13 +21,27 @@ TOY = Path(__file__).with_name("train_toy.py")
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
 
+def launch(run_dir: Path, *options: object, ranks: int) -> list[subprocess.Popen[str]]:
+    """Starts the toy in `ranks` processes, with the environment torchrun gives them."""
+    command = [sys.executable, str(TOY), str(run_dir), *map(str, options)]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    processes = []
+    for rank in range(ranks):
+        place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
+        environment = ENVIRONMENT | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port} | (place if ranks > 1 else {})
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        processes.append(subprocess.Popen(command, env=environment, **pipes))  # type: ignore[call-overload]
+    return processes
+
+
 def start(run_dir: Path, *options: object, ranks: int = 1) -> str:
-    """Trains the toy in `ranks` processes and returns what they printed."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
-    command = [sys.executable, *launcher, str(TOY), str(run_dir), *map(str, options)]
-    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=110)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+    """Trains the toy in `ranks` processes and returns what rank 0 printed."""
+    processes = launch(run_dir, *options, ranks=ranks)
+    spoken = [process.communicate(timeout=400) for process in processes]
+    assert all(process.returncode == 0 for process in processes), spoken[0][1][-3000:]
+    return spoken[0][0]
 
 
 def losses(run_dir: Path) -> dict[int, float]:
@@ -78,6 +93,7 @@ def test_several_processes_without_a_way_to_share_are_an_error() -> None:
 
 
 @pytest.mark.recipe
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("how", ["ddp", "fsdp2"])
 def test_two_ranks_train_as_one_with_text_only_and_mixed_batches(how: str, alone: Path, tmp_path: Path) -> None:
     assert "stopped None at 12" in start(tmp_path, "--parallel", how, ranks=2)
@@ -91,6 +107,7 @@ def test_two_ranks_train_as_one_with_text_only_and_mixed_batches(how: str, alone
 
 
 @pytest.mark.recipe
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("how", ["ddp", "fsdp2"])
 def test_two_ranks_then_one_then_four_train_as_one(how: str, alone: Path, tmp_path: Path) -> None:
     assert "stopped SIGTERM at 5" in start(tmp_path, "--parallel", how, "--stop-at", 5, ranks=2)
@@ -101,12 +118,14 @@ def test_two_ranks_then_one_then_four_train_as_one(how: str, alone: Path, tmp_pa
 
 
 @pytest.mark.recipe
+@pytest.mark.timeout(900)
 def test_three_ranks_for_four_micro_batches_are_refused(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="start 1, 2, 4 processes"):
         start(tmp_path, ranks=3)
 
 
 @pytest.mark.recipe
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_run_killed_again_and_again_ends_bit_for_bit_as_an_undisturbed_one(ranks: int, tmp_path: Path) -> None:
     """SIGKILL at random moments; with a checkpoint every step, most of them while one is being written."""
@@ -116,7 +135,6 @@ def test_a_run_killed_again_and_again_ends_bit_for_bit_as_an_undisturbed_one(ran
     dice = random.Random(ranks)
     for kill in range(4):
         kill_after(killed, [*options, "--delay-s", 0.05], steps=8 * kill + dice.randint(1, 7), ranks=ranks)
-        time.sleep(0.1)
     assert "at 40" in start(killed, *options, ranks=ranks)
     assert losses(killed) == losses(undisturbed)
     for name in ("rows.jsonl", "last/model.txt", "best/model.txt"):
@@ -124,14 +142,14 @@ def test_a_run_killed_again_and_again_ends_bit_for_bit_as_an_undisturbed_one(ran
 
 
 def kill_after(run_dir: Path, options: list[object], *, steps: int, ranks: int) -> None:
-    """Kills the whole process group as soon as the log shows that many steps, a random moment later."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
-    command = [sys.executable, *launcher, str(TOY), str(run_dir), *map(str, options)]
-    with subprocess.Popen(command, env=ENVIRONMENT, start_new_session=True, stderr=subprocess.DEVNULL) as process:
-        log, deadline = run_dir / "log.jsonl", time.monotonic() + 60
-        while not log.exists() or len(log.read_bytes().splitlines()) < steps:
-            assert process.poll() is None, "the run ended before it could be killed"
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        time.sleep(random.random() * 0.08)
-        os.killpg(process.pid, signal.SIGKILL)
+    """Kills all processes as soon as the log shows that many steps, a random moment later."""
+    processes = launch(run_dir, *options, ranks=ranks)
+    log, deadline = run_dir / "log.jsonl", time.monotonic() + 300
+    while not log.exists() or len(log.read_bytes().splitlines()) < steps:
+        assert all(process.poll() is None for process in processes), "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(random.random() * 0.08)
+    for process in processes:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()

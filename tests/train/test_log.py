@@ -95,6 +95,9 @@ def test_a_rank_names_the_rows_whose_loss_is_not_finite() -> None:
     got = measure(batches, sums)
     assert got["bad"] == ["0-0-1-0", "0-0-1-1", "0-0-1-2"]
     assert got["parts"] == {"asr": [3.0, 4.0]}
+    asr = [row for b in batches for row, task in zip(b.loss_mask, b.tasks, strict=True) if task == "asr"]
+    assert got["targets"]["asr"] == sum(float(row[1:].sum()) for row in asr)
+    assert sum(got["targets"].values()) == sum(b.num_target_tokens for b in batches)
     assert got["loss"] != got["loss"]
 
 

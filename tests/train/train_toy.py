@@ -62,7 +62,7 @@ class ToySpeechLM(nn.Module):
         x = self.llm.embedding(batch.token_ids)
         features = batch.features[SPEC]
         silent = len(features) == 0
-        frames = torch.randn(2, MELS) if silent else features.flatten(0, 1)
+        frames = torch.zeros(2, MELS) if silent else features.flatten(0, 1)
         heard = self.adapter(frames) * self.scale.mean()
         if silent:
             return self.llm(x + 0.0 * heard.sum())
