@@ -1,0 +1,114 @@
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sonant.audio.io import info
+from sonant.chat.messages import AudioPart, TextPart
+from sonant.data.manifest import Manifest
+from sonant.synth.tts import Speech, SpeechRequest
+from sonant.synth.world import Sizes, WorldConfig, make_world, text_rows
+from sonant.synth.world_facts import names_held_out
+from sonant.synth.world_listening import VoiceGroup, make_listening
+from sonant.synth.world_voices import voices
+
+TASKS = ("asr", "translation", "spoken_qa", "mixed_modal", "multi_turn")
+
+
+class Hum:
+    """Hums 0.1 s whatever it is asked to say."""
+
+    name = "hum"
+
+    def __init__(self) -> None:
+        self.num_clips = 0
+
+    def synthesize(self, requests: Sequence[SpeechRequest]) -> Iterator[Speech]:
+        for _ in requests:
+            self.num_clips += 1
+            yield np.full(1600, 0.1, dtype=np.float32), 16_000
+
+
+def small() -> WorldConfig:
+    sizes = Sizes(asr=6, translation=6, spoken_qa=6, mixed_modal=6, multi_turn=6, text_only=10)
+    return WorldConfig(train=sizes, dev=sizes, test=sizes.model_copy(update={"spoken_qa_heldout": 6}))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("world")
+    make_world(out, config=small(), synthesizer=Hum())
+    return out
+
+
+def test_every_task_of_every_split_is_a_manifest_whose_clips_exist(world: Path):
+    for split in ("train", "dev", "test"):
+        for task in TASKS:
+            for row in Manifest(world / split / f"{task}.jsonl"):
+                assert row.task == task
+                assert row.reference
+                assert row.speaker in voices("espeak", split)
+                assert row.audio_parts
+                for part in row.audio_parts:
+                    assert part.transcript
+                    assert info(part.source).sample_rate_hz == 16_000
+
+
+def test_held_out_entities_are_heard_in_one_test_manifest_only(world: Path):
+    heard = {
+        path.relative_to(world).as_posix()
+        for path in world.glob("*/*.jsonl")
+        for row in Manifest(path)
+        for part in row.audio_parts
+        if names_held_out(part.transcript or "")
+    }
+    assert heard == {"test/spoken_qa_heldout.jsonl"}
+    assert len(Manifest(world / "test" / "spoken_qa_heldout.jsonl")) == 6
+
+
+def test_mixed_prompts_hold_speech_and_writing_and_instructions_are_written(world: Path):
+    for row in Manifest(world / "train" / "mixed_modal.jsonl"):
+        kinds = {type(part) for part in row.messages[0].parts}
+        assert kinds == {TextPart, AudioPart}
+    for row in Manifest(world / "train" / "asr.jsonl"):
+        instruction, clip = row.messages[0].parts
+        assert isinstance(instruction, TextPart)
+        assert instruction.text.endswith(":")
+        assert isinstance(clip, AudioPart)
+        assert clip.transcript == row.reference
+
+
+def test_every_turn_of_a_dialogue_is_heard(world: Path):
+    for row in Manifest(world / "train" / "multi_turn.jsonl"):
+        asked = [message for message in row.messages if message.role == "user"]
+        assert 2 <= len(asked) <= 3
+        assert all(any(isinstance(part, AudioPart) for part in message.parts) for message in asked)
+
+
+def test_a_second_run_speaks_nothing_and_writes_the_same(world: Path):
+    before = {path: path.read_bytes() for path in world.glob("*/*.jsonl")}
+    engine = Hum()
+    counts = make_world(world, config=small(), synthesizer=engine)
+    assert engine.num_clips == 0
+    assert sum(counts.values()) == 3 * 40 + 6
+    assert {path: path.read_bytes() for path in world.glob("*/*.jsonl")} == before
+
+
+def test_text_rows_are_made_again_alike_and_only_training_has_errors():
+    assert list(text_rows("test", 30)) == list(text_rows("test", 30))
+    assert list(text_rows("test", 30, seed=1)) != list(text_rows("test", 30))
+    assert {row.task for row in text_rows("train", 60)} == {
+        *("text_question", "text_translation", "text_repeat", "text_in_context", "text_multi_turn")
+    }
+
+
+def test_listening_clips_carry_their_transcripts(tmp_path: Path):
+    pytest.importorskip("espeakng_loader")
+    group = VoiceGroup("espeak", (), 3)
+    (train,), dev = make_listening(tmp_path, groups=(group,), num_dev=2)
+    rows = list(Manifest(train))
+    assert len(rows) == 3
+    assert len(Manifest(dev["espeak"])) == 2
+    assert all(row.audio_parts[0].transcript == row.reference for row in rows)
+    assert all(info(row.audio_parts[0].source).duration_s > 0.2 for row in rows)
