@@ -80,7 +80,7 @@ def save_speech_lm(
         if "llm" in held:
             _save_llm(model.llm, tensors, temporary / "llm")
         tokenizer.save(temporary)
-        model.llm.generation_config.save_pretrained(temporary)
+        model.llm.generation_config.to_json_file(temporary / "generation_config.json")
         _write_json(temporary / "provenance.json", {**_versions(), **(provenance or {})})
         _write_json(
             temporary / "checksums.json", {str(p.relative_to(temporary)): _sha256(p) for p in _files(temporary)}
@@ -104,9 +104,9 @@ def load_speech_lm(folder: str | os.PathLike[str]) -> SpeechLM:
             f"{root / 'config.json'}: format {header.get('format')!r} version {header.get('version')!r}; this Sonant "
             f"reads {FORMAT!r} version {VERSION}; use the version that wrote it"
         )
-    held = frozenset(header["parts"])
+    held = frozenset(header.get("parts", ()))
     try:
-        config = validate(SpeechLMConfig, header["model"], where=str(root / "config.json"))
+        config = validate(SpeechLMConfig, header.get("model", {}), where=str(root / "config.json"))
     except ConfigError as error:
         raise CheckpointError(str(error)) from None
     if "llm" in held:

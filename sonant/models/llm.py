@@ -91,7 +91,7 @@ def check_embeddings(llm: PreTrainedModel) -> None:
     try:
         expected = llm(input_ids=token_ids, use_cache=False).logits
         found = next_token_logits(llm, final_hidden(llm, token_embeddings(llm, token_ids)))
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, RuntimeError, TypeError, ValueError) as error:
         raise ModelError(
             f"{type(llm).__name__} cannot be fed embeddings ({error}); use a decoder-only text model"
         ) from None

@@ -35,7 +35,9 @@ class HalvingEncoder(nn.Module):
 
     def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
         features = nn.functional.pad(zero_padding(features, lengths), (0, 0, 0, features.shape[1] % 2))
-        return zero_padding(torch.tanh(self.input(features.unflatten(1, (-1, 2)).flatten(2))), self.output_lengths(lengths))
+        return zero_padding(
+            torch.tanh(self.input(features.unflatten(1, (-1, 2)).flatten(2))), self.output_lengths(lengths)
+        )
 
     def ctc_logits(self, frames: Tensor) -> Tensor:
         return self.ctc_head(frames)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sonant.audio.features import FeatureSpec
 from sonant.errors import CheckpointError
 from sonant.models.build import SpeechLMConfig, build_speech_lm
-from sonant.models.checkpoint import load_speech_lm, save_speech_lm
+from sonant.models.checkpoint import copy_speech_lm, load_speech_lm, save_speech_lm
 from sonant.models.freeze import FreezePlan, GroupConfig
 from sonant.models.lora import merge_lora
 from sonant.models.speech_lm import SpeechLM
@@ -90,7 +90,8 @@ def test_what_is_loaded_gives_the_saved_logits(tmp_path: Path, base: str, layout
         "checksums.json",
     }
     provenance = json.loads((tmp_path / "saved" / "provenance.json").read_text())
-    assert provenance["run"] == "of a test" and {"sonant", "torch", "saved_at"} <= provenance.keys()
+    assert provenance["run"] == "of a test"
+    assert {"sonant", "torch", "saved_at"} <= provenance.keys()
     if layout == "fused":
         attention = loaded.llm.get_decoder().layers[0].self_attn
         assert attention.q_proj.lora_A["default"].weight is attention.v_proj.lora_A["default"].weight
@@ -166,6 +167,18 @@ def test_saving_replaces_an_older_checkpoint_and_leaves_nothing_beside_it(tmp_pa
     assert {path.name for path in tmp_path.iterdir()} == {"saved", "base llm"}
 
 
+def test_a_copy_is_verified_and_replaces_an_older_one(tmp_path: Path, base: str) -> None:
+    model = _model({"path": base})
+    save_speech_lm(model, Tokenizer(), tmp_path / "one")
+    (tmp_path / "best").mkdir()
+    copy_speech_lm(tmp_path / "one", tmp_path / "best")
+    assert torch.equal(_logits(load_speech_lm(tmp_path / "best")), _logits(model))
+    (tmp_path / "one" / "tokenizer.json").write_text("other")
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json: is damaged"):
+        copy_speech_lm(tmp_path / "one", tmp_path / "best")
+    assert torch.equal(_logits(load_speech_lm(tmp_path / "best")), _logits(model))
+
+
 def test_a_failed_save_leaves_the_older_checkpoint_whole(tmp_path: Path, base: str) -> None:
     class Broken:
         def save(self, folder: Path) -> None:
@@ -184,7 +197,7 @@ def test_a_folder_that_holds_something_else_is_never_overwritten(tmp_path: Path,
     (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
     with pytest.raises(CheckpointError, match="is no checkpoint"):
         save_speech_lm(_model({"path": base}), Tokenizer(), tmp_path / "thesis")
-    with pytest.raises(CheckpointError, match="no checksums.json"):
+    with pytest.raises(CheckpointError, match=r"no checksums\.json"):
         load_speech_lm(tmp_path / "thesis")
 
 
@@ -232,5 +245,5 @@ def test_weights_that_do_not_fit_the_configuration_are_named(tmp_path: Path, bas
     model = _model({"path": base})
     model.adapter.extra = nn.Linear(2, 2)
     save_speech_lm(model, Tokenizer(), tmp_path / "saved")
-    with pytest.raises(CheckpointError, match="these differ: adapter.extra.bias, adapter.extra.weight"):
+    with pytest.raises(CheckpointError, match=r"these differ: adapter\.extra\.bias, adapter\.extra\.weight"):
         load_speech_lm(tmp_path / "saved")

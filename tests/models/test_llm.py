@@ -52,7 +52,9 @@ def test_a_saved_folder_is_loaded_in_the_wished_type_and_attention(tmp_path: Pat
     llm = small_llm()
     llm.save_pretrained(tmp_path)
     loaded = load_llm(LLMConfig(path=str(tmp_path), dtype="bfloat16"))
-    assert loaded.dtype == torch.bfloat16 and loaded.config._attn_implementation == "sdpa" and not loaded.training
+    assert loaded.dtype == torch.bfloat16
+    assert loaded.config._attn_implementation == "sdpa"
+    assert not loaded.training
 
 
 def test_pickled_weights_are_refused_and_never_opened(tmp_path: Path) -> None:
@@ -78,7 +80,7 @@ def test_a_folder_that_wants_to_run_its_own_code_is_refused(tmp_path: Path) -> N
 def test_a_missing_folder_and_an_unknown_type_are_explained(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="nowhere"):
         load_llm(LLMConfig(path=str(tmp_path / "nowhere")))
-    with pytest.raises(ModelError, match="did you mean.*gemma"):
+    with pytest.raises(ModelError, match=r"did you mean.*gemma"):
         load_llm(LLMConfig(architecture={"model_type": "gema"}))
     with pytest.raises(pydantic.ValidationError, match="not both or none"):
         LLMConfig()

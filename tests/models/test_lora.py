@@ -77,7 +77,8 @@ def test_merged_equals_unmerged(layout: str) -> None:
     before = _logits(llm)
     merge_lora(llm)
     torch.testing.assert_close(_logits(llm), before, atol=1e-5, rtol=1e-5)
-    assert set(llm.state_dict()) == plain and not lora_layers(llm)
+    assert set(llm.state_dict()) == plain
+    assert not lora_layers(llm)
     with pytest.raises(ModelError, match="no LoRA to merge"):
         merge_lora(llm)
 
@@ -90,7 +91,8 @@ def test_fused_layers_share_one_a_and_keep_sharing_it_in_training() -> None:
     q, k, v = (getattr(layer.self_attn, f"{name}_proj").lora_A["default"].weight for name in "qkv")
     gate, up = (getattr(layer.mlp, f"{name}_proj").lora_A["default"].weight for name in ("gate", "up"))
     assert q is k is v
-    assert gate is up and gate is not q
+    assert gate is up
+    assert gate is not q
     optimizer = torch.optim.SGD([p for p in llm.parameters() if p.requires_grad], lr=1.0)
     llm(input_ids=TOKEN_IDS).logits.square().mean().backward()
     optimizer.step()

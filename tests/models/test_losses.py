@@ -96,7 +96,8 @@ def test_without_targets_the_loss_is_zero_and_differentiable() -> None:
     empty = dataclasses.replace(batch, loss_mask=torch.zeros_like(batch.loss_mask))
     output = TokenLoss(kl_weight=1.0)(model, empty)
     output.total.backward()
-    assert output.total.item() == 0.0 and output.weight == 0.0
+    assert output.total.item() == 0.0
+    assert output.weight == 0.0
     assert all(not p.grad.any() for p in model.parameters() if p.grad is not None)
 
 
@@ -111,7 +112,9 @@ def test_kl_is_that_of_text_rows_to_the_model_without_lora() -> None:
     # Rows 1 and 3 hold text alone: their last thirds are predicted from one position before.
     expected = divergence[1, 7:11].sum() + divergence[3, 9:14].sum()
     kl, weight = output.parts["kl"]
-    assert weight == 9.0 and kl.item() == pytest.approx(expected.item(), rel=1e-4) and kl > 1e-3
+    assert weight == 9.0
+    assert kl.item() == pytest.approx(expected.item(), rel=1e-4)
+    assert kl > 1e-3
     assert output.total.item() == pytest.approx(plain.total.item() + 0.1 * expected.item(), rel=1e-5)
 
 
@@ -153,7 +156,8 @@ def test_ctc_is_the_probability_of_all_alignments() -> None:
                 total += float(torch.stack([probabilities[row, t, k] for t, k in enumerate(path)]).prod())
         expected -= math.log(total)
     assert output.total.item() == pytest.approx(expected, rel=1e-4)
-    assert output.weight == loss.weight(batch) == 4.0 and output.parts["asr"][1] == 4.0
+    assert output.weight == loss.weight(batch) == 4.0
+    assert output.parts["asr"][1] == 4.0
     output.total.backward()
     assert encoder.input.weight.grad.any()
 

@@ -66,8 +66,10 @@ def test_without_its_audio_a_row_is_the_text_again_and_spans_are_the_frames_in_o
         assert torch.equal(spliced.inputs_embeds[index, :size][text], fields["token_embeds"][index, :length])
         frames = torch.cat([audio[segment + i, :n] for i, (_, n) in enumerate(slots)] or [audio.new_zeros(0, DIM)])
         assert torch.equal(spliced.inputs_embeds[index, :size][~text], frames)
-        assert not spliced.inputs_embeds[index, size:].any() and not spliced.loss_mask[index, size:].any()
-        assert (spliced.labels[index, size:] == IGNORED).all() and not spliced.is_audio[index, size:].any()
+        assert not spliced.inputs_embeds[index, size:].any()
+        assert not spliced.loss_mask[index, size:].any()
+        assert (spliced.labels[index, size:] == IGNORED).all()
+        assert not spliced.is_audio[index, size:].any()
         segment += len(slots)
 
 
@@ -106,4 +108,5 @@ def test_padding_that_is_not_finite_never_reaches_the_rows() -> None:
 def test_text_only_rows_pass_through_without_audio() -> None:
     spliced, fields, _ = _splice([(5, []), (3, [])])
     assert torch.equal(spliced.inputs_embeds[0], fields["token_embeds"][0])
-    assert spliced.is_audio.sum() == 0 and spliced.lengths.tolist() == [5, 3]
+    assert spliced.is_audio.sum() == 0
+    assert spliced.lengths.tolist() == [5, 3]
