@@ -3,12 +3,13 @@
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sonant.chat.messages import AudioPart, Conversation, Message, TextPart, assistant, system, user
 from sonant.errors import ChatError
 
+patient = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 ROW = {
     "id": "ls-1089-0001",
     "task": "asr",
@@ -55,7 +56,7 @@ conversations = st.builds(
 
 
 @given(conversations)
-@settings(max_examples=40)
+@patient
 def test_a_conversation_survives_json(conversation):
     assert Conversation.from_json(json.loads(json.dumps(conversation.to_json()))) == conversation
 
