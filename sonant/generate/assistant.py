@@ -94,4 +94,5 @@ class Assistant:
     def _reply(self, ids: Sequence[int]) -> Reply:
         finished = bool(ids) and ids[-1] in self.tokenizer.stop_ids
         kept = tuple(ids[:-1] if finished else ids)
-        return Reply(text=self.tokenizer.decode(kept), token_ids=kept, finished=finished)
+        # Space-glued templates ([INST]) leave the space before an answer to the answer.
+        return Reply(text=self.tokenizer.decode(kept).strip(), token_ids=kept, finished=finished)
