@@ -134,7 +134,7 @@ def loop_spikes(best: list[int], blank: int) -> list[tuple[list[int], list[int]]
     return segments or [(everything, everything)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.lists(st.integers(0, 2), max_size=9), min_size=1, max_size=3))
 def test_spikes_are_those_of_a_loop(rows: list[list[int]]) -> None:
     size = max(map(len, rows))

@@ -62,7 +62,7 @@ def test_output_lengths_are_those_really_computed(
 ) -> None:
     encoder = build(kind, **changes)
     waveform = encoder.feature_spec.kind == "waveform"
-    lengths = [400, 401, 719, 720, 721, 1039, 1040, 1999] if waveform else [*range(1, 18), 39, 40, 41]
+    lengths = [400, 401, 719, 720, 721, 1039, 1040, 1999] if waveform else [1, 2, 3, 7, 8, 9, 15, 16, 17, 39, 40, 41]
     for length in lengths:
         frames = encoder(random_features(encoder, [length]), torch.tensor([length]))
         assert frames.shape[1] == int(encoder.output_lengths(torch.tensor([length]))), length
