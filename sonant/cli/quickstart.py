@@ -9,6 +9,7 @@ import typer
 if TYPE_CHECKING:
     from sonant.evaluate.run import TaskResult
     from sonant.generate.assistant import Assistant
+    from sonant.recipes.voicetextblender import VoiceTextBlender
 
 EPILOG = """Examples:
 
@@ -17,8 +18,8 @@ EPILOG = """Examples:
     sonant quickstart --arm speech_only --out runs/speech_only   (what happens without text rows)
 """
 NOTES = (
-    "This is the tiny world: real synthesised speech (espeak-ng voices), a closed domain of a few hundred words, an LLM "
-    "of two million parameters. It proves the road, the same code that trains hub models; it says nothing about open "
+    "This is the tiny world: real synthesised speech (espeak-ng voices), a closed domain of a few hundred words, an "
+    "LLM of two million parameters. It proves the road, the same code that trains hub models; it says nothing about open "
     "speech or about the size of the published systems.",
     "Test voices and test sentences were never trained on. `spoken_qa_heldout` asks about entities that no training "
     "audio names.",
@@ -42,10 +43,11 @@ def quickstart(
         typer.secho(f"[{minutes}:{seconds:02}] {text}", bold=True)
 
     world = out / "world"
+    config = _config(out, world, arm=arm, seed=seed, settings=settings or [])
     headline("1/4  speak: corpora of the tiny world")
     _make_world(world)
     headline(f"2/4  train: voicetextblender, preset tiny, arm {arm}")
-    _train(out, world, arm=arm, seed=seed, settings=settings or [])
+    _train(config, out)
     headline("3/4  measure: voices, sentences and entities that were not trained on")
     assistant, results = _measure(out, world)
     headline("4/4  ask: one spoken question of the test split")
@@ -54,20 +56,35 @@ def quickstart(
     _next_steps(out, world, results)
 
 
+def _config(out: Path, world: Path, *, arm: str, seed: int, settings: list[str]) -> "VoiceTextBlender":
+    """Returns the run's settings, also written to `out`; mistakes are told before anything is made."""
+    import json
+
+    from sonant.cli.train import preset_path
+    from sonant.config import load_config, save_config
+    from sonant.errors import ConfigError
+    from sonant.recipes.voicetextblender import VoiceTextBlender
+
+    overrides = [f"arm={json.dumps(arm)}", f"data.root={json.dumps(str(world))}"]  # quoted: YAML reads these values
+    overrides += [f"train.seed={seed}", f"data.plan.seed={seed}", "train.resume=true"]
+    config = load_config(VoiceTextBlender, [preset_path("voicetextblender", "tiny")], overrides=[*overrides, *settings])
+    path = out / "config.yaml"
+    if path.exists() and load_config(VoiceTextBlender, [path]) != config:
+        raise ConfigError(f"{out} holds a run with other settings ({path}); choose another --out or remove it")
+    out.mkdir(parents=True, exist_ok=True)
+    save_config(config, path)
+    return config
+
+
 def _make_world(world: Path) -> None:
     from sonant.synth.world import make_world
 
     make_world(world)
 
 
-def _train(out: Path, world: Path, *, arm: str, seed: int, settings: list[str]) -> None:
-    from sonant.cli.train import preset_path
-    from sonant.config import load_config, save_config
-    from sonant.recipes.voicetextblender import VoiceTextBlender, main
+def _train(config: "VoiceTextBlender", out: Path) -> None:
+    from sonant.recipes.voicetextblender import main
 
-    overrides = [f"arm={arm}", f"data.root={world}", f"train.seed={seed}", f"data.plan.seed={seed}", "train.resume=true"]
-    config = load_config(VoiceTextBlender, [preset_path("voicetextblender", "tiny")], overrides=[*overrides, *settings])
-    save_config(config, out / "config.yaml")
     result = main(config, out, say=typer.echo)
     if result.stopped:
         typer.echo(f"stopped by {result.stopped} at step {result.step}; start again to go on")
@@ -109,7 +126,9 @@ def _next_steps(out: Path, world: Path, results: "dict[str, TaskResult]") -> Non
     from sonant.data.manifest import Manifest
 
     clip = Manifest(world / "test" / "multi_turn.jsonl")[0].audio_parts[0].path
-    typer.echo(f"  model  {out / 'model'}\n  scores {out / 'results.json'}\n  page   {out / 'report.html'}  (open it)\n")
+    typer.echo(
+        f"  model  {out / 'model'}\n  scores {out / 'results.json'}\n  page   {out / 'report.html'}  (open it)\n"
+    )
     typer.echo("Next, try:")
     typer.echo(f"  sonant ask {out / 'model'} {clip}")
     typer.echo(f"  sonant quickstart --arm speech_only --out {out.parent / 'speech_only'}")

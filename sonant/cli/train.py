@@ -24,7 +24,10 @@ def train(
     recipe: Annotated[str, typer.Argument(help=f"One of: {', '.join(RECIPES)}.")],
     settings: Annotated[
         list[str] | None,
-        typer.Argument(help="Presets or YAML files first (tiny, faithful, best, my.yaml), then key=value.", metavar="[PRESET] [A.B=C]..."),
+        typer.Argument(
+            help="Presets or YAML files first (tiny, faithful, best, my.yaml), then key=value.",
+            metavar="[PRESET] [A.B=C]...",
+        ),
     ] = None,
     out: Annotated[Path, typer.Option(help="The run's folder: log, checkpoints, model.")] = Path("runs/run"),
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out where it stopped.")] = False,

@@ -31,9 +31,10 @@ class Run:
 
 
 def read_run(folder: str | os.PathLike[str]) -> Run:
-    """Returns the run in `folder`. Raises: EvaluationError if it holds neither results nor a log."""
+    """Returns the run in `folder`. Raises: EvaluationError if it holds neither results nor a log, or a cut file."""
     path = Path(folder)
-    results = json.loads((path / "results.json").read_text()) if (path / "results.json").exists() else {}
+    results_path = path / "results.json"
+    results = _parse(results_path.read_text(), results_path) if results_path.exists() else {}
     log = [line for line in _read_lines(path / "log.jsonl") if "loss" in line]
     if not results and not log:
         raise EvaluationError(f"{path}: neither results.json nor log.jsonl; give the folder of a run")
@@ -68,11 +69,22 @@ def write_report(folders: Sequence[str | os.PathLike[str]], *, out: str | os.Pat
 
 
 def _read_lines(path: Path) -> list[Json]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [_parse(line, path) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def _parse(text: str, path: Path) -> Json:
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise EvaluationError(f"{path}: not JSON ({error}); evaluate or train again") from None
+    if not isinstance(values, dict):
+        raise EvaluationError(f"{path}: holds a {type(values).__name__} where an object should be; evaluate again")
+    return values
 
 
 def _tables(run: Run) -> Json:
-    heard, text = [], []
+    heard: list[Json] = []
+    text: list[Json] = []
     for task, result in run.results.items():
         arms = ("system", "cascade", "text_oracle") if result["has_audio"] else ("before", "after")
         for metric, scores in result["metrics"].items():
@@ -105,14 +117,17 @@ def _difference(score: Json | None, higher_is_better: bool) -> Json:
 def _svg(draw: Callable[[Any, Sequence[Run]], bool], runs: Sequence[Run]) -> str:
     """The picture as SVG text, or "" where the runs hold nothing to draw."""
     try:
+        import matplotlib
         from matplotlib.figure import Figure
     except ImportError:
         raise EvaluationError("the report draws with matplotlib: pip install 'sonant[eval]'") from None
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    if not draw(figure, runs):
-        return ""
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    # A dollar sign in a name is no formula; and the same runs make the same bytes.
+    with matplotlib.rc_context({"text.parse_math": False, "svg.hashsalt": "sonant"}):
+        figure = Figure(figsize=(9, 3.6), layout="constrained")
+        if not draw(figure, runs):
+            return ""
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
     svg = buffer.getvalue()
     return svg[svg.index("<svg") :]
 
@@ -122,8 +137,9 @@ def _draw_losses(figure: Any, runs: Sequence[Run]) -> bool:
     for axes, run in zip(figure.subplots(1, max(1, len(drawn)), squeeze=False)[0], drawn, strict=False):
         tasks = sorted({task for line in run.log for task in line["task_loss"]})
         for task in tasks:
-            points = [(line["step"], line["task_loss"][task]) for line in run.log if task in line["task_loss"]]
-            axes.plot([s for s, _ in points], _smoothed([v for _, v in points]), label=task, linewidth=1.2)
+            known = [line for line in run.log if line["task_loss"].get(task) is not None]  # None: it was not finite
+            losses = _smoothed([line["task_loss"][task] for line in known])
+            axes.plot([line["step"] for line in known], losses, label=task, linewidth=1.2)
         axes.set(title=run.name, xlabel="step", ylabel="nats per target token", yscale="log")
         axes.legend(fontsize=7)
     return bool(drawn)
@@ -181,7 +197,7 @@ def _draw_mix(figure: Any, runs: Sequence[Run]) -> bool:
 
 def _smoothed(values: Sequence[float], weight: float = 0.9) -> list[float]:
     """Exponential moving average, so that noisy steps can be read."""
-    smooth, current = [], values[0]
+    smooth, current = [], values[0] if values else 0.0
     for value in values:
         current = weight * current + (1 - weight) * value
         smooth.append(current)

@@ -44,7 +44,6 @@ class CTCRecognizer:
     @torch.no_grad()
     def transcribe(self, clips: Sequence[AudioPart]) -> list[str]:
         """Returns one transcript a clip; clips are batched by length, and padding does not change a transcript."""
-        self.encoder.eval()
         features = [self._features(part) for part in clips]
         order = sorted(range(len(clips)), key=lambda i: len(features[i]))
         texts = [""] * len(clips)

@@ -56,7 +56,7 @@ class DataConfig(Config):
     text_share: float = Field(0.15, gt=0, lt=1)  # of target tokens; mixing "modality" uses plan.audio_share instead
     temperature: float = Field(0.0, ge=0, le=1)  # inside a group, weight x tokens^temperature
     speech: dict[str, SourceConfig]
-    text: dict[str, SourceConfig] = {}
+    text: dict[str, SourceConfig] = Field(default={})
     dev: tuple[str, ...] = ()
     dev_rows: int = Field(32, gt=0)  # of each task, at each validation
     dev_new_tokens: int = Field(64, gt=0)
@@ -78,7 +78,7 @@ class VoiceTextBlender(Config):
     train: TrainConfig = TrainConfig()
 
 
-def main(config: VoiceTextBlender, run_dir: Path, *, say: Callable[[str], None] = print) -> TrainResult:
+def main(config: VoiceTextBlender, run_dir: Path, *, say: Callable[[str], None]) -> TrainResult:
     """Trains one arm in `run_dir`; returns how the run ended. run_dir/model is the best model by dev score, or the last.
 
     Raises: SonantError where settings, data or parts do not fit, before anything is trained.
@@ -118,9 +118,7 @@ def in_arm(config: VoiceTextBlender) -> VoiceTextBlender:
         return config.model_copy(update={"data": config.data.model_copy(update={"text": {}, "plan": plan})})
     if config.arm == "frozen_llm":
         groups = {name: group for name, group in config.groups.items() if name != "lora"}
-        return config.model_copy(
-            update={"model": config.model.model_copy(update={"lora": None}), "groups": groups}
-        )
+        return config.model_copy(update={"model": config.model.model_copy(update={"lora": None}), "groups": groups})
     return config
 
 
@@ -158,9 +156,7 @@ def audio_tokens(model: SpeechLM, duration_s: float) -> int:
     return int(adapter.output_lengths(torch.stack(frames).amin(0)))  # type: ignore[operator]
 
 
-def validator(
-    data: DataConfig, model: SpeechLM, tokenizer: ChatTokenizer
-) -> Callable[[int], dict[str, float]] | None:
+def validator(data: DataConfig, model: SpeechLM, tokenizer: ChatTokenizer) -> Callable[[int], dict[str, float]] | None:
     """Returns a function that answers dev rows and gives the headline score of each task and their composite.
 
     composite: the mean over tasks of accuracy, where an error rate counts as 100 minus itself: no task may be traded

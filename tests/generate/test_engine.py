@@ -8,8 +8,8 @@ from sonant.errors import RequestError
 from sonant.generate.engine import decode, generate
 from sonant.generate.sampling import GenerationConfig
 from sonant.models.build import SpeechLMConfig, build_speech_lm
-from sonant.models.splice import Spliced
 from sonant.models.speech_lm import SpeechLM
+from sonant.models.splice import Spliced
 from sonant.testing import byte_tokenizer, tone
 
 TOKENIZER = byte_tokenizer()

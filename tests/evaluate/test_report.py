@@ -1,0 +1,113 @@
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sonant.chat.messages import AudioPart, Conversation, assistant, user
+from sonant.errors import EvaluationError
+from sonant.evaluate.report import read_run, write_report
+from sonant.evaluate.run import score_task, write_results
+
+HOSTILE = '<script>alert("1")</script><img src="http://evil.example/x.png" onerror=alert(2)>'
+CLIP = AudioPart(path="a.wav", transcript="blue")
+
+
+def make_run(folder: Path, *, task: str = "spoken_qa", answer: str = "red", note: str = "A note.") -> Path:
+    """A run of one spoken and one written task, with two steps of log."""
+    folder.mkdir()
+    spoken = [Conversation((user(CLIP), assistant("blue")), id=f"s{i}", task=task) for i in range(4)]
+    written = [Conversation((user("red"), assistant("red")), id=f"t{i}", task="text_only") for i in range(4)]
+    heard = {"system": ["blue"] * 3 + [answer], "cascade": ["blue"] * 2 + [answer] * 2, "text_oracle": ["blue"] * 4}
+    text = {"after": ["red", "red", "blue", answer], "before": ["red"] * 4}
+    results = {task: score_task(task, spoken, heard), "text_only": score_task("text_only", written, text)}
+    write_results(results, folder / "results.json")
+    items = [
+        {"id": row.id, "task": row.task, "reference": row.reference} | {arm: a[i] for arm, a in arms.items()}
+        for rows, arms in ((spoken, heard), (written, text))
+        for i, row in enumerate(rows)
+    ]
+    write_lines(folder / "items.jsonl", items)
+    losses = [{"step": s, "loss": 1.0 / s, "task_loss": {task: 1.0 / s}, "shares": {task: 1.0}} for s in (1, 2)]
+    write_lines(folder / "log.jsonl", [*losses, {"step": 2, "scores": {"composite": 50.0}}])
+    (folder / "report_notes.txt").write_text(note + "\n")
+    return folder
+
+
+def write_lines(path: Path, values: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(value) + "\n" for value in values))
+
+
+def test_the_report_loads_nothing_and_runs_nothing(tmp_path: Path) -> None:
+    html = write_report([make_run(tmp_path / "run")], out=tmp_path / "report.html").read_text()
+    assert "<svg" in html
+    assert not re.findall(r"<(script|link|iframe|object|embed|img|base)\b", html, re.IGNORECASE)
+    assert not re.findall(
+        r"\b(src|href|action)\s*=\s*[\"']?\s*(?!#)", html.replace("xlink:href", "href"), re.IGNORECASE
+    )
+    assert not re.findall(r"url\(\s*[\"']?(?!#)|@import|\bon\w+\s*=", html, re.IGNORECASE)
+
+
+def test_every_task_stands_in_it_beside_cascade_and_oracle(tmp_path: Path) -> None:
+    html = write_report([make_run(tmp_path / "run")], out=tmp_path / "deep" / "report.html").read_text()
+    rows = re.findall(r"<tr>(?:<td.*?)</tr>", html, re.DOTALL)
+    cells = [re.findall(r"<td[^>]*>(.*?)</td>", row, re.DOTALL) for row in rows]
+    (spoken,) = [row for row in cells if row[0] == "spoken_qa"]
+    assert spoken[1:3] == ["4", "exact_match"]
+    assert [cell.split()[0] for cell in spoken[3:]] == ["75.0", "50.0", "100.0", "+25.0"]
+    (text,) = [row for row in cells if row[0] == "text_only"]
+    assert [cell.split()[0] for cell in text[3:]] == ["100.0", "50.0", "-50.0"]
+    assert "A note." in html
+
+
+def test_two_runs_are_compared(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / "joint"), make_run(tmp_path / "speech_only", answer="green")]
+    html = write_report(runs, out=tmp_path / "report.html").read_text()
+    assert "<title>Sonant: joint, speech_only</title>" in html
+    assert [html.count(f"<h2>{name}: scores</h2>") for name in ("joint", "speech_only")] == [1, 1]
+    assert html.count("A note.") == 1
+
+
+def test_what_a_model_or_a_manifest_says_stays_text(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", task=HOSTILE, answer=HOSTILE, note=HOSTILE)
+    html = write_report([run], out=tmp_path / "report.html").read_text()
+    assert "&lt;script&gt;" in html
+    assert not re.findall(r"<script|<img", html)
+
+
+@pytest.mark.parametrize("task", ["$x", "$\\frac{$", "a_b^c $ $", "--> <b>"])
+def test_a_task_may_have_any_name(tmp_path: Path, task: str) -> None:
+    html = write_report([make_run(tmp_path / "run", task=task)], out=tmp_path / "report.html").read_text()
+    assert "<b>" not in html
+
+
+def test_steps_without_a_finite_loss_are_left_out_of_the_curve(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    with (run / "log.jsonl").open("a") as file:
+        file.write('{"step": 3, "loss": null, "task_loss": {"spoken_qa": null, "asr": null}, "shares": {}}\n')
+    assert "Loss per task" in write_report([run], out=tmp_path / "report.html").read_text()
+
+
+def test_a_run_with_a_log_alone_shows_its_losses(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    for name in ("results.json", "items.jsonl", "report_notes.txt"):
+        (run / name).unlink()
+    html = write_report([run], out=tmp_path / "report.html").read_text()
+    assert "Loss per task" in html
+    assert "Headline score" not in html
+
+
+def test_the_same_runs_make_the_same_report(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    one, two = (write_report([run], out=tmp_path / name).read_text() for name in ("1.html", "2.html"))
+    assert one == two
+
+
+def test_a_folder_that_is_no_run_or_a_cut_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(EvaluationError, match=r"neither results\.json nor log\.jsonl"):
+        read_run(tmp_path)
+    run = make_run(tmp_path / "run")
+    (run / "items.jsonl").write_text('{"id": ')
+    with pytest.raises(EvaluationError, match=r"items\.jsonl"):
+        read_run(run)
