@@ -79,7 +79,7 @@ class VoiceTextBlender(Config):
 
 
 def main(config: VoiceTextBlender, run_dir: Path, *, say: Callable[[str], None]) -> TrainResult:
-    """Trains one arm in `run_dir`; returns how the run ended. run_dir/model is the best model by dev score, or the last.
+    """Trains one arm in `run_dir`; returns how the run ended. run_dir/model is the best by dev score, or the last.
 
     Raises: SonantError where settings, data or parts do not fit, before anything is trained.
     """
