@@ -1,9 +1,14 @@
 """`sonant world`: make the tiny world's corpora, or build its parts again."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
+
+if TYPE_CHECKING:
+    from sonant.config import Config
+
+C = TypeVar("C", bound="Config")
 
 app = typer.Typer(help="Make the tiny world: corpora to train on, and the parts themselves.", no_args_is_help=True)
 
@@ -27,10 +32,9 @@ def make(
     out: Annotated[Path, typer.Argument(help="Folder for clips and manifests.")], settings: Settings = None
 ) -> None:
     """Speak and write the corpora: train, dev and test of every task. Run again, it makes only what is missing."""
-    from sonant.config import load_config
     from sonant.synth.world import WorldConfig, make_world
 
-    counts = make_world(out, config=load_config(WorldConfig, [], overrides=settings or []), tell=typer.echo)
+    counts = make_world(out, config=_changed(WorldConfig(), settings or []), tell=typer.echo)
     for name, num_rows in counts.items():
         typer.echo(f"{num_rows:6} rows  {out / name}")
 
@@ -55,24 +59,26 @@ def build(
 
 
 def _build_llm(out: Path, settings: list[str]) -> None:
-    from sonant.config import load_config
     from sonant.data.manifest import write
     from sonant.recipes.tiny_llm import TinyLLM, main
     from sonant.synth.world import text_rows
     from sonant.synth.world_tokenizer import train_tokenizer
 
     train_tokenizer(out / "tokenizer")
-    write(out / "text" / "train.jsonl", text_rows("train", 60_000))
+    write(out / "text" / "train.jsonl", text_rows("train", 80_000))
     write(out / "text" / "dev.jsonl", text_rows("dev", 600))
     write(out / "text" / "test.jsonl", text_rows("test", 1200))
-    paths = [f"tokenizer={out / 'tokenizer'}", f"train_manifest={out / 'text' / 'train.jsonl'}"]
-    paths += [f"{split}_manifests=[{out / 'text' / f'{split}.jsonl'}]" for split in ("dev", "test")]
-    config = load_config(TinyLLM, [], overrides=["train.resume=true", *paths, *settings])
+    config = TinyLLM(
+        tokenizer=str(out / "tokenizer"),
+        train_manifest=str(out / "text" / "train.jsonl"),
+        dev_manifests=(str(out / "text" / "dev.jsonl"),),
+        test_manifests=(str(out / "text" / "test.jsonl"),),
+    )
+    config = _changed(config, ["train.resume=true", *settings])
     _print_scores(main(config, out / "llm", say=typer.echo), out / "llm" / "model")
 
 
 def _build_encoder(out: Path, settings: list[str]) -> None:
-    from sonant.config import load_config
     from sonant.recipes.tiny_encoder import TinyEncoderRecipe, build_encoder
     from sonant.synth.world_listening import make_listening
     from sonant.synth.world_tokenizer import train_tokenizer
@@ -80,13 +86,22 @@ def _build_encoder(out: Path, settings: list[str]) -> None:
     train_tokenizer(out / "tokenizer")
     typer.echo("speaking 15,000 clips (espeak, flite, festival)")
     train, dev = make_listening(out / "listening")
-    overrides = ["train.resume=true", f"tokenizer={out / 'tokenizer'}", *settings]
-    config = load_config(TinyEncoderRecipe, [], overrides=overrides)
+    config = _changed(TinyEncoderRecipe(tokenizer=str(out / "tokenizer")), ["train.resume=true", *settings])
     folder = out / "encoder" / "model"
     folder.mkdir(parents=True, exist_ok=True)
     run_dir, command = out / "encoder", "sonant world build"
     scores = build_encoder(train, folder, config=config, run_dir=run_dir, dev=dev, command=command, say=typer.echo)
     _print_scores(scores, folder)
+
+
+def _changed(config: C, settings: list[str]) -> C:
+    """Returns `config` with `a.b=c` settings laid over it; nested values that are not named stay."""
+    from sonant.config import merge, parse_override, validate
+
+    values = config.model_dump()
+    for setting in settings:
+        values = merge(values, parse_override(setting))
+    return validate(type(config), values, where=", ".join(settings))
 
 
 def _print_scores(scores: dict[str, float], folder: Path) -> None:

@@ -23,6 +23,7 @@ from sonant.config import Config
 from sonant.data import manifest
 from sonant.synth import world_tasks
 from sonant.synth.tts import SpeechRequest, Synthesizer, clip_path, load_synthesizer, speak
+from sonant.synth.world_facts import names_held_out
 from sonant.synth.world_tasks import TASKS, TEXT_MIX, Dialogue, Piece, Scope, written, written_part
 from sonant.synth.world_text import Split
 from sonant.synth.world_voices import Engine, voices
@@ -109,15 +110,16 @@ def text_rows(split: Split, num: int, *, seed: int = 0, typos: float | None = No
     """Yields written conversations of every task in a split, in the shares that the tiny LLM is trained with.
 
     typos: share of sentences with a wrong letter; None: 0.15 in training, else none. Tasks are named text_question,
-    text_translation, text_repeat, text_in_context, text_multi_turn. Held-out entities are among the questions: they
-    are only held out of speech.
+    text_question_heldout (about entities that are held out of speech, not of writing), text_translation, text_repeat,
+    text_in_context, text_multi_turn.
     """
     rng = random.Random(f"{seed} {split} text_only")
     typos = (0.15 if split == "train" else 0.0) if typos is None else typos
     for index, name in enumerate(rng.choices(list(TEXT_MIX), weights=list(TEXT_MIX.values()), k=num)):
         dialogue = TASKS[name](Scope(split, heard=False), rng)
         row = written(dialogue, rng, id=f"{split}-text_only-{index:05}", typos=typos)
-        yield replace(row, task=f"text_{name}")
+        is_heldout = name == "question" and names_held_out(row.reference)
+        yield replace(row, task=f"text_{name}_heldout" if is_heldout else f"text_{name}")
 
 
 class _Speaker:

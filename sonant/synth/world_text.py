@@ -108,14 +108,11 @@ def context(rng: random.Random) -> tuple[str, str, str]:
 
 @cache
 def fact_questions(split: Split, *, held_out: bool) -> tuple[tuple[world_facts.Fact, str], ...]:
-    """Returns every question of a split, with its fact, about entities that are, or are not, held out of speech.
-
-    About held-out entities it is every question in every split: none of them is ever heard in training.
-    """
+    """Returns every question of a split, with its fact, about entities that are, or are not, held out of speech."""
     return tuple(
         (fact, question)
         for fact in facts()
         if (fact.entity in world_facts.held_out()) == held_out
         for question in fact.questions
-        if held_out or in_split(question, split)
+        if in_split(question, split)
     )

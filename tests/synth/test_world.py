@@ -99,7 +99,14 @@ def test_text_rows_are_made_again_alike_and_only_training_has_errors():
     assert list(text_rows("test", 30)) == list(text_rows("test", 30))
     assert list(text_rows("test", 30, seed=1)) != list(text_rows("test", 30))
     assert {row.task for row in text_rows("train", 60)} == {
-        *("text_question", "text_translation", "text_repeat", "text_in_context", "text_multi_turn")
+        *(
+            "text_question",
+            "text_question_heldout",
+            "text_translation",
+            "text_repeat",
+            "text_in_context",
+            "text_multi_turn",
+        )
     }
 
 
