@@ -133,8 +133,8 @@ def test_a_run_killed_again_and_again_ends_bit_for_bit_as_an_undisturbed_one(ran
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     start(undisturbed, *options, ranks=ranks)
     dice = random.Random(ranks)
-    for kill in range(4):
-        kill_after(killed, [*options, "--delay-s", 0.05], steps=8 * kill + dice.randint(1, 7), ranks=ranks)
+    for kill in range(3):
+        kill_after(killed, [*options, "--delay-s", 0.05], steps=10 * kill + dice.randint(1, 9), ranks=ranks)
     assert "at 40" in start(killed, *options, ranks=ranks)
     assert losses(killed) == losses(undisturbed)
     for name in ("rows.jsonl", "last/model.txt", "best/model.txt"):
