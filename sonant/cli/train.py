@@ -39,6 +39,7 @@ def train(
     from sonant.config import load_config, save_config
     from sonant.errors import ConfigError
     from sonant.recipes.voicetextblender import VoiceTextBlender, main
+    from sonant.train.distributed import leads
 
     if recipe not in RECIPES:
         raise ConfigError(f"no recipe {recipe!r}; recipes are {', '.join(RECIPES)}")
@@ -49,9 +50,9 @@ def train(
         typer.echo(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
         return
     out.mkdir(parents=True, exist_ok=True)
-    if resume or not (out / "config.yaml").exists():  # a refused run must not change the settings of the one it met
+    if leads() and (resume or not (out / "config.yaml").exists()):  # a refused run must not change the settings of the one it met
         save_config(config, out / "config.yaml")
-    result = main(config, out, say=typer.echo)
+    result = main(config, out, say=typer.echo if leads() else lambda text: None)
     if result.stopped:
         typer.echo(f"stopped by {result.stopped} at step {result.step}; go on with --resume")
         raise typer.Exit(3)

@@ -31,7 +31,7 @@ from sonant.config import validate
 from sonant.errors import CheckpointError, ConfigError
 from sonant.models.build import SpeechLMConfig, build_speech_lm
 from sonant.models.lora import lora_layers
-from sonant.models.parts import resolve_part
+from sonant.models.parts import quiet_transformers, resolve_part
 from sonant.models.speech_lm import SpeechLM, part_of
 
 FORMAT, VERSION = "sonant-speech-lm", 1
@@ -188,7 +188,8 @@ def _save_llm(llm: Any, tensors: Mapping[str, Tensor], folder: Path) -> None:
         for name, tensor in tensors.items()
         if part_of(name) == "llm"
     }
-    llm.save_pretrained(folder, state_dict=state)
+    with quiet_transformers():
+        llm.save_pretrained(folder, state_dict=state)
 
 
 def _load_tensors(model: SpeechLM, path: Path, held: frozenset[str]) -> None:

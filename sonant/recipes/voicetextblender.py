@@ -37,6 +37,7 @@ from sonant.models.freeze import FreezePlan, GroupConfig
 from sonant.models.losses import TokenLoss
 from sonant.models.parts import resolve_part
 from sonant.models.speech_lm import SpeechLM, eval_mode
+from sonant.train.distributed import leads
 from sonant.train.trainer import TrainConfig, TrainResult, train
 
 Arm = Literal["joint", "speech_only", "frozen_llm"]
@@ -106,7 +107,7 @@ def main(config: VoiceTextBlender, run_dir: Path, *, say: Callable[[str], None])
         validate=validator(config.data, model, tokenizer),
         save_model=lambda folder: save_speech_lm(model, tokenizer, folder, include=config.save),
     )
-    if result.stopped is None:
+    if result.stopped is None and leads():
         copy_speech_lm(run_dir / ("last" if result.best_step is None else "best"), run_dir / "model")
     return result
 

@@ -62,6 +62,11 @@ def joined(device: Literal["auto", "cpu", "cuda"]) -> Iterator[Ranks]:
             dist.destroy_process_group()
 
 
+def leads() -> bool:
+    """Returns whether this process is the one that writes and speaks: rank 0 of torchrun, or alone."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def check_world_size(world_size: int, *, micro_batches: int) -> None:
     """Returns if each rank can have equally many of a step's micro-batches. Raises: TrainingError with the sizes."""
     if micro_batches % world_size:
