@@ -23,6 +23,7 @@ class Task:
 ANSWER = Task(metrics=(EXACT,))
 TASKS = {
     "asr": Task(metrics=(WER, CER)),
+    "asr_words": Task(metrics=(WER, CER)),
     "translation": Task(metrics=(EXACT, BLEU, CHRF)),
     "spoken_qa": ANSWER,
     "mixed_modal": ANSWER,

@@ -3,6 +3,7 @@
     out/clips/<hash>.wav            16 kHz; a clip is named by what was asked for, so a second run makes only what lacks
     out/{train,dev,test}/asr.jsonl  translation, spoken_qa, mixed_modal, multi_turn (clips in up to three turns)
     out/{train,dev,test}/text_only.jsonl   the same tasks in writing, for keeping (and measuring) the LLM's skill
+    out/test/asr_words.jsonl               random words and digits, apart from the grammar's sentences
     out/test/spoken_qa_heldout.jsonl       questions about entities that no training audio names
 
 No test sentence, test voice or held-out entity is heard in training. Every clip carries its transcript, every row its
@@ -47,7 +48,8 @@ class Sizes(Config):
     mixed_modal: int = Field(ge=0)
     multi_turn: int = Field(ge=0)
     text_only: int = Field(ge=0)
-    spoken_qa_heldout: int = Field(default=0, ge=0)  # test only
+    asr_words: int = Field(default=0, ge=0)  # test only, as the next
+    spoken_qa_heldout: int = Field(default=0, ge=0)
 
 
 class WorldConfig(Config):
@@ -59,7 +61,14 @@ class WorldConfig(Config):
     train: Sizes = Sizes(asr=1200, translation=1000, spoken_qa=1000, mixed_modal=400, multi_turn=300, text_only=3000)
     dev: Sizes = Sizes(asr=100, translation=100, spoken_qa=100, mixed_modal=60, multi_turn=40, text_only=200)
     test: Sizes = Sizes(
-        asr=200, translation=200, spoken_qa=200, spoken_qa_heldout=200, mixed_modal=150, multi_turn=100, text_only=600
+        asr=200,
+        asr_words=100,
+        translation=200,
+        spoken_qa=200,
+        spoken_qa_heldout=200,
+        mixed_modal=150,
+        multi_turn=100,
+        text_only=600,
     )
 
 
@@ -94,7 +103,9 @@ def _split_rows(
 ) -> Iterator[tuple[str, list[Conversation]]]:
     """Yields task, rows; the clips that they need are added to `wanted`."""
     sizes: Sizes = getattr(config, split)
-    makers = {**SPOKEN, "spoken_qa_heldout": world_tasks.held_out_question}
+    makers = {**SPOKEN, "asr_words": world_tasks.repeat_words, "spoken_qa_heldout": world_tasks.held_out_question}
+    if split != "train":  # measured apart: sentences of the grammar, and words in no order
+        makers["asr"] = world_tasks.repeat_sentence
     for task, make in makers.items():
         rng = random.Random(f"{config.seed} {split} {task}")
         speaker = _Speaker(clips, engine, voices(config.engine, split), wanted)

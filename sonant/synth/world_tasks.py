@@ -58,8 +58,21 @@ class Scope:
 
 def repeat(scope: Scope, rng: random.Random) -> Dialogue:
     """Returns a dialogue that asks for what was said: a sentence, a list of words, or digits."""
-    kinds = (world_text.sentence, world_text.word_list, world_text.digits)
-    text = scope.draw(rng.choices(kinds, weights=(0.4, 0.5, 0.1))[0], rng)
+    return repeat_sentence(scope, rng) if rng.random() < 0.4 else repeat_words(scope, rng)
+
+
+def repeat_sentence(scope: Scope, rng: random.Random) -> Dialogue:
+    """Returns a dialogue that asks for a sentence of the grammar."""
+    return _repeat(scope.draw(world_text.sentence, rng), rng)
+
+
+def repeat_words(scope: Scope, rng: random.Random) -> Dialogue:
+    """Returns a dialogue that asks for a list of random words, or for digits."""
+    kinds = (world_text.word_list, world_text.digits)
+    return _repeat(scope.draw(rng.choices(kinds, weights=(0.5, 0.1))[0], rng), rng)
+
+
+def _repeat(text: str, rng: random.Random) -> Dialogue:
     return Dialogue("repeat", (Exchange((Piece(rng.choice(REPEAT), is_instruction=True), Piece(text)), text),))
 
 
