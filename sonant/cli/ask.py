@@ -1,8 +1,10 @@
 """`sonant ask`: put a question, spoken or written, to a trained model."""
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -48,12 +50,13 @@ def ask(
     from sonant.generate.assistant import Assistant
     from sonant.generate.sampling import GenerationConfig
 
-    if not parts and not chat:
+    turns = _turns(parts) if parts else []
+    if not turns and not chat:
         raise RequestError("nothing to ask: give text or audio files after the model, or --chat")
     assistant = Assistant.from_folder(model)
     config = GenerationConfig(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
     conversation = Conversation(messages=(system_message(system),) if system else ())
-    for turn in _typed_turns() if chat else _turns(parts or []):
+    for turn in chain(turns, _typed_turns() if chat else ()):
         conversation = _answer(assistant, conversation, turn, config=config, lora=lora, quiet=as_json)
     if as_json:
         typer.echo(json.dumps(conversation.to_json(), ensure_ascii=False))
@@ -84,10 +87,11 @@ def _answer(
     return replace(conversation, messages=(*conversation.messages, assistant_message(text)))
 
 
-def _turns(arguments: Sequence[str]) -> Iterator["Message"]:
+def _turns(arguments: Sequence[str]) -> list["Message"]:
     from sonant.chat.messages import user
     from sonant.errors import RequestError
 
+    turns: list[Message] = []
     turn: list[Part] = []
     for argument in [*arguments, NEXT_TURN]:
         if argument != NEXT_TURN:
@@ -95,8 +99,9 @@ def _turns(arguments: Sequence[str]) -> Iterator["Message"]:
             continue
         if not turn:
             raise RequestError(f"an empty turn: put text or an audio file on both sides of {NEXT_TURN!r}")
-        yield user(*turn)
+        turns.append(user(*turn))
         turn = []
+    return turns
 
 
 def _typed_turns() -> Iterator["Message"]:
@@ -109,11 +114,8 @@ def _typed_turns() -> Iterator["Message"]:
             return
         if line in ("", "/quit"):
             return
-        words = line.split()
-        if any(word.endswith(AUDIO_SUFFIXES) for word in words):
-            yield user(*_joined(words))
-        else:
-            yield user(line)
+        parts = _joined(line.split())
+        yield user(*parts) if len(parts) > 1 or _is_audio(line) else user(line)
 
 
 def _joined(words: Sequence[str]) -> list["Part"]:
@@ -132,4 +134,9 @@ def _joined(words: Sequence[str]) -> list["Part"]:
 def _part(argument: str) -> "Part":
     from sonant.chat.messages import AudioPart, TextPart
 
-    return AudioPart(path=argument) if argument.lower().endswith(AUDIO_SUFFIXES) else TextPart(argument)
+    return AudioPart(path=argument) if _is_audio(argument) else TextPart(argument)
+
+
+def _is_audio(argument: str) -> bool:
+    # A file of any other name is meant as audio, too: decoding it says what is wrong, the model would read its name.
+    return argument.lower().endswith(AUDIO_SUFFIXES) or os.path.isfile(argument)

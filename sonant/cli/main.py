@@ -47,7 +47,7 @@ def _root(
 
 
 def main() -> None:
-    """Runs the command line. A SonantError or a full disk becomes one line on stderr and exit status 1."""
+    """Runs the command line. A SonantError, a full disk or a path that does not work is one line and exit status 1."""
     # Threads that spin while idle cost up to 6x on a busy machine; must be set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
@@ -56,6 +56,7 @@ def main() -> None:
     except SonantError as error:
         sys.exit(f"sonant: {error}")
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EPERM):
+        if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        sys.exit(f"sonant: {error.strerror}: {error.filename or 'no file named'}; free space or choose another folder")
+        remedy = "free space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "check the path and its permissions"
+        sys.exit(f"sonant: {error.strerror}: {error.filename or 'no file named'}; {remedy} or choose another place")
