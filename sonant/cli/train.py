@@ -50,7 +50,8 @@ def train(
         typer.echo(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
         return
     out.mkdir(parents=True, exist_ok=True)
-    if leads() and (resume or not (out / "config.yaml").exists()):  # a refused run must not change the settings of the one it met
+    # A refused run must not change the settings of the one it met.
+    if leads() and (resume or not (out / "config.yaml").exists()):
         save_config(config, out / "config.yaml")
     result = main(config, out, say=typer.echo if leads() else lambda text: None)
     if result.stopped:
