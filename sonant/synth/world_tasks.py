@@ -58,7 +58,8 @@ class Scope:
 
 def repeat(scope: Scope, rng: random.Random) -> Dialogue:
     """Returns a dialogue that asks for what was said: a sentence, a list of words, or digits."""
-    return repeat_sentence(scope, rng) if rng.random() < 0.4 else repeat_words(scope, rng)
+    kinds = (world_text.sentence, world_text.word_list, world_text.digits)
+    return _repeat(scope.draw(rng.choices(kinds, weights=(0.4, 0.5, 0.1))[0], rng), rng)
 
 
 def repeat_sentence(scope: Scope, rng: random.Random) -> Dialogue:
