@@ -10,10 +10,11 @@ Source: intermediate CTC (Lee and Watanabe 2021). `sonant world build` runs this
 
 import hashlib
 import json
-import platform
+import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -38,16 +39,18 @@ from sonant.models.encoders.tiny import TinyArchitecture, TinyEncoder
 from sonant.models.freeze import FreezePlan, GroupConfig
 from sonant.models.losses import CTCLoss, LossOutput, task_parts, unwrap
 from sonant.models.parts import resolve_part
+from sonant.train import distributed
 from sonant.train.trainer import TrainConfig, train
 
 AUGMENT = AugmentConfig(
     speed_probability=0.6,
     speed=(0.87, 1.15),
-    noise_probability=0.6,
-    room_probability=0.35,
-    tilt_probability=0.4,
+    noise_probability=0.5,
+    noise_snr_db=(5.0, 35.0),
+    room_probability=0.25,
+    tilt_probability=0.3,
     vtlp_probability=0.8,
-    vtlp_factor=(0.8, 1.25),
+    vtlp_factor=(0.82, 1.22),
     spec_probability=0.7,
 )
 
@@ -61,9 +64,9 @@ class TinyEncoderRecipe(Config):
     telephone_share: float = Field(default=0.2, ge=0, le=1)  # of clips cut off at 4 kHz
     letter_weight: float = Field(default=1.0, ge=0)
     learning_rate: float = Field(default=3e-3, gt=0)
-    plan: PlanConfig = PlanConfig(token_budget=800, window=1024)  # frames of 40 ms: 32 s of audio a step
+    plan: PlanConfig = PlanConfig(token_budget=400, window=1024, micro_batches=2)  # frames of 40 ms: 2 x 16 s a step
     loader: LoaderConfig = LoaderConfig(prefetch=8)
-    train: TrainConfig = TrainConfig(steps=5000, warmup_steps=500, weight_decay=1e-2, save_every=100_000)
+    train: TrainConfig = TrainConfig(steps=4000, warmup_steps=200, weight_decay=1e-2, validate_every=1000)
 
 
 def build_encoder(
@@ -78,10 +81,12 @@ def build_encoder(
 ) -> dict[str, float]:
     """Trains on `manifests` (one audio, its transcript as the answer) and writes the encoder's folder to `out`.
 
-    dev: voice group -> manifest; returns voice group -> word error rate (%), which provenance.json keeps as well.
+    dev: voice group -> manifest; returns voice group -> word error rate (%). Under torchrun (two processes of one
+    thread train faster than one of two) only the first process writes and measures.
 
     Raises: SonantError where manifests, settings or the tokenizer do not fit.
     """
+    started = time.monotonic()
     torch.manual_seed(config.train.seed)
     tokenizer = ChatTokenizer.from_folder(resolve_part(config.tokenizer))
     shape = config.architecture.model_dump() | {"vocab_size": tokenizer.vocab_size}
@@ -97,15 +102,18 @@ def build_encoder(
         run_dir=run_dir,
         validate=lambda step: word_error_rates(encoder, tokenizer, dev or {}, limit=50),
     )
+    if not distributed.leads():
+        return {}
     encoder.save(out)
     scores = word_error_rates(encoder.eval(), tokenizer, dev or {})
-    provenance: dict[str, Any] = {
+    provenance = {
         "command": command,
         "recipe": config.model_dump(mode="json"),
         "steps": result.step,
+        "seconds": round(time.monotonic() - started),
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
         "torch": torch.__version__,
-        "machine": platform.machine(),
-        "data": {manifest.name: _sha256(manifest) for manifest in manifests},
+        "data": {manifest.name: hashlib.sha256(manifest.read_bytes()).hexdigest() for manifest in manifests},
         "dev_word_error_rate": {group: round(score, 2) for group, score in scores.items()},
     }
     (out / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
@@ -121,9 +129,8 @@ def make_stream(
     def example(row: Conversation, rng: np.random.Generator) -> Example:
         return make_example(row, tokenizer, [spec], augmenter=augmenter, rng=rng)
 
-    sources = [Source(manifest.stem, Manifest(manifest)) for manifest in manifests]
+    blend = Group("speech", [Source(path.stem, Manifest(path)) for path in manifests], temperature=1.0)
     sizes = RowSizes(text_tokens=lambda row: 0, audio_tokens=lambda seconds: round(seconds * encoder.frame_rate_hz))
-    blend = Group("speech", sources, temperature=1.0)
     return BatchStream(blend, example, sizes=sizes, plan=config.plan, loader=config.loader)
 
 
@@ -137,10 +144,10 @@ class TelephoneAugmenter(Augmenter):
     def samples(self, samples: Samples, *, sample_rate_hz: int, rng: np.random.Generator) -> Samples:
         """Returns the changed recording (S',) float32."""
         samples = super().samples(samples, sample_rate_hz=sample_rate_hz, rng=rng)
-        if rng.random() >= self.share:
-            return samples
-        narrow = resample(samples, from_hz=sample_rate_hz, to_hz=8_000)
-        return resample(narrow, from_hz=8_000, to_hz=sample_rate_hz)
+        if rng.random() < self.share:
+            narrow = resample(samples, from_hz=sample_rate_hz, to_hz=8_000)
+            samples = resample(narrow, from_hz=8_000, to_hz=sample_rate_hz)
+        return samples
 
 
 class SpellingLoss(CTCLoss):
@@ -163,9 +170,8 @@ class SpellingLoss(CTCLoss):
         tokens = [ids[mask] for ids, mask in zip(batch.token_ids, is_target, strict=True)]
         losses = _ctc(encoder.ctc_logits(frames), tokens, num_frames)
         letters = _ctc(letter_logits, [self._spell(ids) for ids in tokens], num_frames).sum()
-        weights = is_target.sum(1).float()
-        parts = task_parts(batch, torch.arange(batch.num_rows, device=losses.device), losses, weights)
-        parts["letters"] = letters.detach(), float(weights.sum())
+        parts = task_parts(batch, torch.arange(batch.num_rows, device=losses.device), losses, is_target.sum(1).float())
+        parts["letters"] = letters.detach(), self.weight(batch)
         return LossOutput(losses.sum() + self.letter_weight * letters, self.weight(batch), parts)
 
     def _spell(self, token_ids: Tensor) -> Tensor:
@@ -175,15 +181,10 @@ class SpellingLoss(CTCLoss):
 
 def _ctc(logits: Tensor, targets: list[Tensor], num_frames: Tensor) -> Tensor:
     """Negative log likelihood (A,) of each clip's target under logits (A, T, V + 1), blank last."""
-    return F.ctc_loss(
-        logits.float().log_softmax(-1).transpose(0, 1),
-        torch.cat(targets).to(logits.device),
-        num_frames,
-        torch.tensor([len(target) for target in targets], device=logits.device),
-        blank=logits.shape[2] - 1,
-        reduction="none",
-        zero_infinity=True,
-    )
+    log_probs, blank = logits.float().log_softmax(-1).transpose(0, 1), logits.shape[2] - 1
+    sizes = torch.tensor([len(target) for target in targets], device=logits.device)
+    joined = torch.cat(targets).to(logits.device)
+    return F.ctc_loss(log_probs, joined, num_frames, sizes, blank=blank, reduction="none", zero_infinity=True)
 
 
 def word_error_rates(
@@ -196,8 +197,3 @@ def word_error_rates(
         heard = recognizer.transcribe([row.audio_parts[0] for row in rows])
         rates[group] = WER.score(heard, [row.reference for row in rows]).value
     return rates
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
