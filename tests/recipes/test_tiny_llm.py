@@ -1,3 +1,4 @@
+import hashlib
 import json
 import random
 from dataclasses import replace
@@ -91,6 +92,13 @@ def test_a_part_is_a_folder_that_loads_again(tmp_path: Path):
     expected = {name: p.half().float() for name, p in llm.state_dict().items()}
     assert all(p.equal(expected[name]) for name, p in again.state_dict().items())
     assert ChatTokenizer.from_folder(tmp_path / "part").vocab_size == tokenizer.vocab_size
+
+
+@pytest.mark.recipe
+def test_the_world_still_draws_the_texts_the_shipped_model_was_trained_on(tmp_path: Path):
+    manifest.write(tmp_path / "train.jsonl", text_rows("train", 80_000))
+    found = hashlib.sha256((tmp_path / "train.jsonl").read_bytes()).hexdigest()
+    assert found == json.loads((LLM / "provenance.json").read_text())["data_sha256"]
 
 
 @pytest.mark.recipe
