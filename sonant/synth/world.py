@@ -31,7 +31,7 @@ from sonant.synth.world_voices import Engine, voices
 
 Tell = Callable[[str], None]
 SPOKEN: Mapping[str, Callable[[Scope, random.Random], Dialogue]] = {
-    "asr": world_tasks.repeat,
+    "asr": world_tasks.transcription,
     "translation": world_tasks.translation,
     "spoken_qa": world_tasks.question,
     "mixed_modal": world_tasks.context,

@@ -82,6 +82,12 @@ def random_pair(rng: random.Random) -> Pair:
     return rng.choice(_PATTERNS)(rng)
 
 
+def job_pair(rng: random.Random) -> Pair:
+    """Returns who works as what, with its German translation: the job agrees with the person."""
+    person, (job, forms) = _person(rng), rng.choice(list(GERMAN_JOBS.items()))
+    return f"{person} is a {job}", f"{person} ist {forms[person in WOMEN]}"
+
+
 def vocabulary() -> list[str]:
     """Returns every German word that a translation may hold, each once, sorted."""
     words = {"der", "die", "das", "den", "dem", "ist", "lebt", "frisst", "mag", "sieht", "gibt", "spielt", "ruht", "am"}
@@ -173,11 +179,6 @@ def _pair_seeing(rng: random.Random) -> Pair:
     return f"{first} and {second} see the {animal}", f"{first} und {second} sehen {noun.phrase('acc')}"
 
 
-def _working(rng: random.Random) -> Pair:
-    person, (job, forms) = _person(rng), rng.choice(list(GERMAN_JOBS.items()))
-    return f"{person} is a {job}", f"{person} ist {forms[person in WOMEN]}"
-
-
 def _playing(rng: random.Random) -> Pair:
     person, (instrument, name) = _person(rng), rng.choice(list(GERMAN_INSTRUMENTS.items()))
     return f"{person} plays the {instrument}", f"{person} spielt {name}"
@@ -195,5 +196,5 @@ def _number(rng: random.Random) -> Pair:
 
 _PATTERNS = (
     *(_quality, _home, _meal, _liking, _seeing, _seeing, _acting, _acting, _giving, _having, _asking, _pair_seeing),
-    *(_working, _playing, _resting, _number),
+    *(job_pair, _playing, _resting, _number),
 )

@@ -34,7 +34,7 @@ class VoiceGroup:
 
 
 GROUPS = (
-    VoiceGroup("espeak", (), 6500),
+    VoiceGroup("espeak", (), 9000),
     VoiceGroup("flite", ("kal16",), 1800),
     VoiceGroup("festival", ("kal_diphone",), 1800),
     VoiceGroup("flite", ("slt",), 2400),

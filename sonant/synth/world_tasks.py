@@ -12,8 +12,8 @@ from typing import get_args
 from sonant.chat.messages import Conversation, Message, Part, TextPart, assistant
 from sonant.synth import world_text
 from sonant.synth.world_facts import ANIMALS, PEOPLE, Fact, held_out
-from sonant.synth.world_german import random_pair
-from sonant.synth.world_text import Split, draw, fact_questions
+from sonant.synth.world_german import job_pair, random_pair
+from sonant.synth.world_text import Split, Told, draw, fact_questions
 
 REPEAT = ("repeat:", "transcribe:", "write what you hear:", "say again:")
 TRANSLATE = ("translate to german:", "in german:", "say in german:")
@@ -62,6 +62,11 @@ def repeat(scope: Scope, rng: random.Random) -> Dialogue:
     return _repeat(scope.draw(rng.choices(kinds, weights=(0.4, 0.5, 0.1))[0], rng), rng)
 
 
+def transcription(scope: Scope, rng: random.Random) -> Dialogue:
+    """Returns as `repeat`, mostly sentences: random words are more than the tiny encoder can spell."""
+    return repeat_sentence(scope, rng) if rng.random() < 0.8 else repeat_words(scope, rng)
+
+
 def repeat_sentence(scope: Scope, rng: random.Random) -> Dialogue:
     """Returns a dialogue that asks for a sentence of the grammar."""
     return _repeat(scope.draw(world_text.sentence, rng), rng)
@@ -82,7 +87,8 @@ def translation(scope: Scope, rng: random.Random) -> Dialogue:
     pairs = {}
 
     def english(rng: random.Random) -> str:
-        source, target = random_pair(rng)
+        # Who is a man and who a woman shows in the names of jobs alone, so these come more often.
+        source, target = job_pair(rng) if rng.random() < 0.08 else random_pair(rng)
         pairs[source] = target
         return source
 
@@ -108,9 +114,9 @@ def held_out_question(scope: Scope, rng: random.Random) -> Dialogue:
 def context(scope: Scope, rng: random.Random) -> Dialogue:
     """Returns a dialogue that tells one to three things and asks about one of them."""
     told = _tell(scope, rng, num=rng.randint(1, 3))
-    _, asked, answer = rng.choice(told)
-    pieces = tuple(Piece(statement) for statement, _, _ in told)
-    return Dialogue("in_context", (Exchange((*pieces, Piece(asked)), answer),))
+    asked = rng.choice(told)
+    pieces = (*(Piece(each.statement) for each in told), Piece(asked.question))
+    return Dialogue("in_context", (Exchange(pieces, asked.statement),))
 
 
 def multi_turn(scope: Scope, rng: random.Random) -> Dialogue:
@@ -119,8 +125,8 @@ def multi_turn(scope: Scope, rng: random.Random) -> Dialogue:
     middle = [exchange for make in others for exchange in make(scope, rng).exchanges]
     if rng.random() < 0.5:
         return Dialogue("multi_turn", tuple(middle))
-    ((told, asked, answer),) = _tell(scope, rng, num=1)
-    first, last = Exchange((Piece(told),), ACKNOWLEDGE), Exchange((Piece(asked),), answer)
+    (told,) = _tell(scope, rng, num=1)
+    first, last = Exchange((Piece(told.statement),), ACKNOWLEDGE), Exchange((Piece(told.question),), told.statement)
     return Dialogue("multi_turn", (first, *middle[: rng.randint(0, 1)], last))
 
 
@@ -133,7 +139,7 @@ TASKS: dict[str, Callable[[Scope, random.Random], Dialogue]] = {
 }
 # The shares with which the tiny language model is trained. Facts and grammar are soon learned; copying any word, and
 # finding what was told, take longest.
-TEXT_MIX = {"question": 0.16, "translation": 0.20, "repeat": 0.36, "in_context": 0.18, "multi_turn": 0.10}
+TEXT_MIX = {"question": 0.14, "translation": 0.20, "repeat": 0.32, "in_context": 0.23, "multi_turn": 0.11}
 
 
 def written(dialogue: Dialogue, rng: random.Random, *, id: str = "", typos: float = 0.0) -> Conversation:
@@ -165,19 +171,20 @@ def _asked(fact: Fact, question: str) -> Dialogue:
     return Dialogue("question", (Exchange((Piece(question),), fact.statement),))
 
 
-def _tell(scope: Scope, rng: random.Random, *, num: int) -> list[tuple[str, str, str]]:
-    """Things to be told, about different objects: (statement, question, answer)."""
-    told: dict[str, tuple[str, str, str]] = {}
+def _tell(scope: Scope, rng: random.Random, *, num: int) -> list[Told]:
+    """Things to be told, about different objects; mostly of one kind, so that only the object tells them apart."""
+    kind = rng.choice((0, 1, 2, None))
+    told: dict[str, Told] = {}
     while len(told) < num:
-        contexts: dict[str, tuple[str, str, str]] = {}
+        drawn: dict[str, Told] = {}
 
-        def statement(rng: random.Random, contexts: dict[str, tuple[str, str, str]] = contexts) -> str:
-            context = world_text.context(rng)
-            contexts[context[0]] = context
-            return context[0]
+        def statement(rng: random.Random, drawn: dict[str, Told] = drawn) -> str:
+            new = world_text.context(rng, kind=kind)
+            drawn[new.statement] = new
+            return new.statement
 
-        context = contexts[scope.draw(statement, rng)]
-        told[context[1].split()[-1]] = context
+        new = drawn[scope.draw(statement, rng)]
+        told.setdefault(new.thing, new)
     return list(told.values())
 
 

@@ -34,8 +34,9 @@ def test_eleven_entities_are_held_out_by_seed():
     assert not names_held_out("three dogs sleep")
 
 
-def test_no_speech_of_any_split_names_a_held_out_entity():
-    assert not any(names_held_out(text) for split in SPLITS for text in speech_texts(split, 1500))
+def test_a_recogniser_hears_the_names_that_no_speech_model_is_asked_about():
+    heard = {word for text in speech_texts("train", 6000) for word in text.split()}
+    assert held_out() <= heard
 
 
 def test_sentences_of_the_splits_are_disjoint_and_digits_are_spoken():
