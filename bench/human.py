@@ -13,16 +13,19 @@ from sonant.generate.assistant import Assistant
 
 FOLDER = RUNS / "human"
 TRAIN_TAKES, ALL_TAKES = range(5, 50), range(50)
-# Chosen on takes 45-49 of a model that was trained on takes 5-44.
+# Looked at only on takes 45-49 of a model trained on takes 5-44, which got 92 % of them right after 300 steps of 32 rows
+# with an early encoder; not tuned beyond that.
 SETTINGS = (
     'groups.encoder={patterns: ["encoders.0.conv*", "encoders.0.layers.*", "encoders.0.norm.*"], lr: 3.0e-4}',
     *("data.speech.asr.weight=1", "data.speech.translation.weight=0.25", "data.speech.spoken_qa.weight=0.25"),
     *("data.speech.mixed_modal.weight=0.25", "data.speech.multi_turn.weight=0.25"),
     *("augment.speed_probability=0.6", "augment.speed=[0.85, 1.15]", "augment.noise_probability=0.5"),
     *("augment.room_probability=0.3", "augment.vtlp_probability=0.6", "augment.spec_probability=0.5"),
-    *("data.dev=[]", "train.validate_every=0", "train.metric=null", "train.save_every=10000", "train.steps=600"),
+    *("data.dev=[]", "train.validate_every=0", "train.metric=null", "train.save_every=10000"),
+    *("data.plan.max_rows=96", "train.steps=500"),
 )
 DIGITS_WEIGHT = 4.0
+LEFT_OUT = ("jackson", "lucas")  # one from the US, one from Germany; a run takes minutes
 
 
 def measure() -> list[Figure]:
@@ -35,7 +38,7 @@ def measure() -> list[Figure]:
         at_least("human digits, fine-tuned on takes 5-49, tested on takes 0-4", 97, scores, "%"),
         *_text_skill(runs[0]),
     ]
-    for speaker in SPEAKERS:
+    for speaker in LEFT_OUT:
         run = fine_tune(f"without_{speaker}", speakers=[other for other in SPEAKERS if other != speaker])
         unheard = humans(FOLDER / f"only_{speaker}.jsonl", takes=ALL_TAKES, speakers=[speaker])
         figures.append(
