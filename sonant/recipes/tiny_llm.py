@@ -32,6 +32,7 @@ from sonant.data.blend import Source
 from sonant.data.loader import BatchStream, LoaderConfig, RowSizes
 from sonant.data.manifest import Manifest
 from sonant.data.plan import PlanConfig
+from sonant.errors import TrainingError
 from sonant.evaluate.run import group_by_task, score_task
 from sonant.generate.assistant import Assistant
 from sonant.models.freeze import FreezePlan, GroupConfig
@@ -75,7 +76,7 @@ class TextLM(SpeechLM):
 def main(config: TinyLLM, run_dir: Path, *, say: Callable[[str], None] = print) -> dict[str, float]:
     """Trains in `run_dir` and writes the finished part to run_dir/model; returns task -> score on the test manifests.
 
-    Raises: SonantError where settings, data or tokenizer do not fit.
+    Raises: SonantError where settings, data or tokenizer do not fit; TrainingError if the run was stopped half-way.
     """
     torch.manual_seed(config.train.seed)
     tokenizer = ChatTokenizer.from_folder(config.tokenizer)
@@ -90,7 +91,8 @@ def main(config: TinyLLM, run_dir: Path, *, say: Callable[[str], None] = print) 
         run_dir=run_dir,
         validate=lambda step: scores(model, tokenizer, config.dev_manifests, limit=config.dev_rows),
     )
-    say(f"trained {result.step} steps")
+    if result.stopped is not None:
+        raise TrainingError(f"stopped by {result.stopped} at step {result.step}; start it again and it goes on")
     model.half().float()  # what is scored is what is shipped
     found = {"dev": scores(model, tokenizer, config.dev_manifests)}
     found["test"] = scores(model, tokenizer, config.test_manifests) if config.test_manifests else {}
