@@ -96,26 +96,29 @@ class progress_bar:
 
 
 def print_results(results: dict[str, "TaskResult"]) -> None:
-    """Prints two tables: what was heard beside cascade and oracle, and text skill before and after."""
+    """Prints two tables: what was heard beside cascade and oracle, and text skill before and after.
+
+    A score is followed by half its 95 % interval; results.json has both ends.
+    """
     from rich.console import Console
     from rich.table import Table
 
-    heard = Table("task", "n", "metric", "system", "cascade", "text oracle", "system - cascade", title="Heard")
-    text = Table("task", "n", "metric", "before", "after", "after - before", title="Text only")
+    heard = Table(
+        "task", "n", "metric", "system", "cascade", "oracle", "- cascade", title="Heard (± half the 95 % interval)"
+    )
+    text = Table("task", "n", "metric", "before", "after", "change", title="Text only")
     for name, result in results.items():
         for metric, arms in result.scores.items():
-            shown = {arm: str(score) for arm, score in arms.items()}
+            shown = {arm: f"{s.value:.1f} ±{(s.high - s.low) / 2:.1f}" for arm, s in arms.items()}
             first = metric == result.headline
             row = [name if first else "", str(result.num_rows) if first else "", metric]
-            change = {
-                n: f"{s.value:+.1f} [{s.low:+.1f}, {s.high:+.1f}]" for n, s in result.differences.items() if first
-            }
+            change = {n: f"{s.value:+.1f} ±{(s.high - s.low) / 2:.1f}" for n, s in result.differences.items() if first}
             if result.has_audio:
                 cells = [shown.get(a, "-") for a in ("system", "cascade", "text_oracle")]
                 heard.add_row(*row, *cells, change.get("system minus cascade", ""))
             else:
                 text.add_row(*row, shown["before"], shown["after"], change.get("after minus before", ""))
-    console = Console()
+    console = Console(width=max(Console().width, 100) if not Console().is_terminal else None)
     for table in (heard, text):
         if table.row_count:
             console.print(table)

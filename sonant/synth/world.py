@@ -68,7 +68,7 @@ class WorldConfig(Config):
         spoken_qa_heldout=200,
         mixed_modal=150,
         multi_turn=100,
-        text_only=600,
+        text_only=1200,
     )
 
 
