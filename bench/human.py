@@ -13,7 +13,7 @@ from sonant.generate.assistant import Assistant
 
 FOLDER = RUNS / "human"
 TRAIN_TAKES, ALL_TAKES = range(5, 50), range(50)
-# Looked at only on takes 45-49 of a model trained on takes 5-44: 92 % after 300 steps of 32 rows, with an early encoder.
+# Looked at on takes 45-49 of a model trained on takes 5-44: 92 % after 300 steps of 32 rows, with an early encoder.
 # Not tuned beyond that.
 SETTINGS = (
     'groups.encoder={patterns: ["encoders.0.conv*", "encoders.0.layers.*", "encoders.0.norm.*"], lr: 3.0e-4}',
