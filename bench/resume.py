@@ -57,7 +57,9 @@ def finish(arguments: Sequence[str]) -> None:
     """Runs a command to its end, quietly. Raises: SystemExit with the end of what it printed."""
     done = subprocess.run(arguments, capture_output=True, text=True)
     if done.returncode:
-        sys.exit(f"{' '.join(arguments)}\nexit {done.returncode}\n{(done.stdout + done.stderr)[-3000:]}")
+        said = RUNS / "failed.txt"  # torchrun's last lines never name the cause
+        said.write_text(done.stdout + done.stderr)
+        sys.exit(f"{' '.join(arguments)}\nexit {done.returncode}, all it said is in {said}\n{done.stderr[-1000:]}")
 
 
 def steps_of(run: Path) -> dict[int, dict[str, Any]]:
