@@ -43,15 +43,12 @@ from sonant.train import distributed
 from sonant.train.trainer import TrainConfig, train
 
 AUGMENT = AugmentConfig(
-    speed_probability=0.6,
-    speed=(0.87, 1.15),
-    noise_probability=0.5,
+    speed_probability=0.4,
     noise_snr_db=(5.0, 35.0),
-    room_probability=0.25,
-    tilt_probability=0.3,
-    vtlp_probability=0.8,
+    room_probability=0.2,
+    tilt_probability=0.5,
+    vtlp_probability=0.7,
     vtlp_factor=(0.82, 1.22),
-    spec_probability=0.7,
 )
 
 
@@ -61,6 +58,7 @@ class TinyEncoderRecipe(Config):
     tokenizer: str = "tiny/llm"  # folder or hub id; its tokens are what the CTC head spells in
     architecture: TinyArchitecture = TinyArchitecture()
     augment: AugmentConfig = AUGMENT
+    silence_s: float = Field(default=0.4, ge=0)  # at most this much before and after half of the clips each
     telephone_share: float = Field(default=0.2, ge=0, le=1)  # of clips cut off at 4 kHz
     letter_weight: float = Field(default=1.0, ge=0)
     learning_rate: float = Field(default=3e-3, gt=0)
@@ -124,7 +122,8 @@ def make_stream(
     config: TinyEncoderRecipe, manifests: Sequence[Path], encoder: TinyEncoder, tokenizer: ChatTokenizer
 ) -> BatchStream:
     """Returns augmented batches of all clips, every manifest as large as it is; lengths are counted in 40 ms frames."""
-    spec, augmenter = encoder.feature_spec, TelephoneAugmenter(config.augment, share=config.telephone_share)
+    spec = encoder.feature_spec
+    augmenter = EarAugmenter(config.augment, silence_s=config.silence_s, telephone_share=config.telephone_share)
 
     def example(row: Conversation, rng: np.random.Generator) -> Example:
         return make_example(row, tokenizer, [spec], augmenter=augmenter, rng=rng)
@@ -134,17 +133,18 @@ def make_stream(
     return BatchStream(blend, example, sizes=sizes, plan=config.plan, loader=config.loader)
 
 
-class TelephoneAugmenter(Augmenter):
-    """Augments, and sends a share of the clips through a telephone: nothing above 4 kHz remains."""
+class EarAugmenter(Augmenter):
+    """Augments clips between silences of chance length, a share of them heard through a telephone: cut off at 4 kHz."""
 
-    def __init__(self, config: AugmentConfig, *, share: float) -> None:
+    def __init__(self, config: AugmentConfig, *, silence_s: float, telephone_share: float) -> None:
         super().__init__(config)
-        self.share = share
+        self.silence_s, self.telephone_share = silence_s, telephone_share
 
     def samples(self, samples: Samples, *, sample_rate_hz: int, rng: np.random.Generator) -> Samples:
         """Returns the changed recording (S',) float32."""
-        samples = super().samples(samples, sample_rate_hz=sample_rate_hz, rng=rng)
-        if rng.random() < self.share:
+        around = (rng.uniform(0, self.silence_s, size=2) * sample_rate_hz * rng.integers(0, 2, size=2)).astype(int)
+        samples = super().samples(np.pad(samples, around), sample_rate_hz=sample_rate_hz, rng=rng)
+        if rng.random() < self.telephone_share:
             narrow = resample(samples, from_hz=sample_rate_hz, to_hz=8_000)
             samples = resample(narrow, from_hz=8_000, to_hz=sample_rate_hz)
         return samples

@@ -1,4 +1,4 @@
-"""The tiny encoder's recipe: its loss by hand, its telephone by ear, and a language of three tones learnt for real."""
+"""The tiny encoder's recipe: its loss by hand, its telephone and silences, three tones learnt for real."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ from sonant.models.encoders.base import EncoderConfig
 from sonant.models.encoders.load import load_encoder
 from sonant.models.encoders.tiny import TinyEncoder
 from sonant.models.losses import CTCLoss
-from sonant.recipes.tiny_encoder import SpellingLoss, TelephoneAugmenter, TinyEncoderRecipe, build_encoder
+from sonant.recipes.tiny_encoder import EarAugmenter, SpellingLoss, TinyEncoderRecipe, build_encoder
 from sonant.testing import byte_tokenizer, tone
 
 SMALL = {"dim": 32, "num_layers": 2, "num_heads": 2, "feed_forward_dim": 64, "kernel_size": 5, "letter_layer": 1}
@@ -78,19 +78,36 @@ def test_the_loss_is_ctc_on_tokens_plus_weighted_ctc_on_letters(encoder: TinyEnc
     torch.testing.assert_close(loss.parts["letters"][0], by_letters)
 
 
+def ears(**settings: float) -> EarAugmenter:
+    config = validate(AugmentConfig, QUIET, where="test")
+    return EarAugmenter(config, **{"silence_s": 0.0, "telephone_share": 0.0} | settings)
+
+
 def test_a_telephone_leaves_nothing_above_4_khz() -> None:
     noise = np.random.default_rng(0).normal(size=16_000).astype(np.float32) * 0.1
-    phone = TelephoneAugmenter(validate(AugmentConfig, QUIET, where="test"), share=1.0)
-    heard = phone.samples(noise, sample_rate_hz=16_000, rng=np.random.default_rng(0))
+    heard = ears(telephone_share=1.0).samples(noise, sample_rate_hz=16_000, rng=np.random.default_rng(0))
     power = np.abs(np.fft.rfft(heard)) ** 2  # a bin is one hertz
     assert len(heard) == 16_000
     assert power[4200:].mean() < 1e-4 * power[:3600].mean()
 
 
-def test_a_telephone_that_no_one_uses_changes_nothing() -> None:
-    phone = TelephoneAugmenter(validate(AugmentConfig, QUIET, where="test"), share=0.0)
+def test_silence_comes_before_or_after_a_clip_or_not_at_all() -> None:
+    samples, rng = tone(0.1) + 0.1, np.random.default_rng(0)
+    places = set()
+    for _ in range(20):
+        heard = ears(silence_s=0.5).samples(samples, sample_rate_hz=16_000, rng=rng)
+        start = int(np.flatnonzero(heard)[0])
+        np.testing.assert_array_equal(heard[start : start + 1600], samples)
+        assert not heard[:start].any()
+        assert not heard[start + 1600 :].any()
+        assert len(heard) <= 1600 + 2 * 8000
+        places.add((start > 0, len(heard) > start + 1600))
+    assert places == {(False, False), (False, True), (True, False), (True, True)}
+
+
+def test_ears_without_silence_or_telephone_change_nothing() -> None:
     samples = tone()
-    np.testing.assert_array_equal(phone.samples(samples, sample_rate_hz=16_000, rng=np.random.default_rng(0)), samples)
+    np.testing.assert_array_equal(ears().samples(samples, sample_rate_hz=16_000, rng=np.random.default_rng(0)), samples)
 
 
 def build(tmp_path: Path, *, steps: int) -> dict[str, float]:
@@ -101,9 +118,10 @@ def build(tmp_path: Path, *, steps: int) -> dict[str, float]:
         "tokenizer": str(tmp_path / "tokenizer"),
         "architecture": SMALL,
         "augment": QUIET,
+        "silence_s": 0.0,
         "telephone_share": 0.0,
         "learning_rate": 5e-3,
-        "plan": {"token_budget": 100},
+        "plan": {"token_budget": 100, "micro_batches": 1},
         "train": {"steps": steps, "warmup_steps": 2},
     }
     config = validate(TinyEncoderRecipe, values, where="test")

@@ -56,8 +56,7 @@ class TinyEncoder(nn.Module):
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
-        shape, folder = _shape(config)
-        self.feature_spec = FeatureSpec.tiny()
+        shape, folder, self.feature_spec = _shape(config)
         self.dim = shape.dim
         self.frame_rate_hz = self.feature_spec.frame_rate_hz / 4
         self.architecture: dict[str, Any] = shape.model_dump()
@@ -173,8 +172,9 @@ def _rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
     return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
 
 
-def _shape(config: EncoderConfig) -> tuple[TinyArchitecture, Path | None]:
-    """The architecture, and the folder of the weights if there is one."""
+def _shape(config: EncoderConfig) -> tuple[TinyArchitecture, Path | None, FeatureSpec]:
+    """The architecture, the folder of the weights if there is one, and the features they were trained on."""
+    spec = FeatureSpec.tiny()
     if config.num_layers is not None:
         raise ModelError(
             f"num_layers={config.num_layers}: the tiny encoder is used whole; remove it, "
@@ -187,8 +187,7 @@ def _shape(config: EncoderConfig) -> tuple[TinyArchitecture, Path | None]:
         values, folder = read_part_config(where), Path(where).expanduser()
         if values.pop("model_type", None) != MODEL_TYPE:
             raise ModelError(f"{where}: holds no tiny encoder (model_type {MODEL_TYPE}); name another kind")
-        if values.pop("feature_spec", None) != FeatureSpec.tiny().to_json():
-            raise ModelError(f"{where}: was trained on other features than FeatureSpec.tiny(); train it again")
+        spec = FeatureSpec.from_json(values.pop("feature_spec", {}))
     known = set(TinyArchitecture.model_fields)
     shape = validate(TinyArchitecture, {k: v for k, v in values.items() if folder is None or k in known}, where=where)
     if shape.dim % (2 * shape.num_heads) or shape.kernel_size % 2 == 0 or shape.letter_layer > shape.num_layers:
@@ -196,7 +195,7 @@ def _shape(config: EncoderConfig) -> tuple[TinyArchitecture, Path | None]:
             f"{where}: dim {shape.dim} must be a multiple of 2 x num_heads ({shape.num_heads}), kernel_size "
             f"{shape.kernel_size} odd, and letter_layer {shape.letter_layer} at most num_layers ({shape.num_layers})"
         )
-    return shape, folder
+    return shape, folder, spec
 
 
 def _load_weights(encoder: TinyEncoder, folder: Path) -> None:
