@@ -1,7 +1,7 @@
 """The tiny world's language model: a Llama of 1.9 million parameters, from nothing, on written conversations.
 
-    train.jsonl   80,000 conversations of `sonant world build`: questions .14, translation .20, repeat .32,
-                  in context .23, multi-turn .11; in 15 % of the sentences a letter is wrong and the answer right
+    train.jsonl   80,000 conversations of `sonant world build`: questions .14, translation .22, repeat .34,
+                  in context .15, multi-turn .15; in 15 % of the sentences a letter is wrong and the answer right
     loss          answers 1, everything else 0.1: what users write teaches the language, too
     shipped       float16 weights, tokenizer, chat template, provenance with scores: a standard Hugging Face folder
 
