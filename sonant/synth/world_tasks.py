@@ -121,7 +121,9 @@ def context(scope: Scope, rng: random.Random) -> Dialogue:
 
 def multi_turn(scope: Scope, rng: random.Random) -> Dialogue:
     """Returns a dialogue of two or three turns; half of them come back to what was told in the first."""
-    others = rng.choices((repeat, translation, question), k=rng.randint(2, 3))
+    # Random words are more than the tiny encoder can spell; they are measured apart (asr_words).
+    say_again = repeat_sentence if scope.heard else repeat
+    others = rng.choices((say_again, translation, question), k=rng.randint(2, 3))
     middle = [exchange for make in others for exchange in make(scope, rng).exchanges]
     if rng.random() < 0.5:
         return Dialogue("multi_turn", tuple(middle))
