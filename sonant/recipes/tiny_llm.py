@@ -38,6 +38,7 @@ from sonant.generate.assistant import Assistant
 from sonant.models.freeze import FreezePlan, GroupConfig
 from sonant.models.llm import LLMConfig, load_llm
 from sonant.models.losses import TokenLoss
+from sonant.models.parts import quiet_transformers
 from sonant.models.speech_lm import SpeechLM
 from sonant.train.trainer import TrainConfig, train
 
@@ -167,7 +168,8 @@ def save_part(
     llm: PreTrainedModel, tokenizer: ChatTokenizer, folder: str | os.PathLike[str], *, provenance: dict[str, Any]
 ) -> None:
     """Writes a standard Hugging Face folder with float16 weights, and provenance.json beside them."""
-    llm.half().save_pretrained(str(folder))
+    with quiet_transformers():
+        llm.half().save_pretrained(str(folder))
     llm.float()
     Path(folder, "model.safetensors").chmod(0o644)  # safetensors writes for its owner only
     tokenizer.save(folder)
