@@ -1,4 +1,4 @@
-"""The same run on one rank and on two, by DDP and by FSDP2; and one run that goes on with 2, 1 and 4 ranks."""
+"""The same run on one rank and on two, by DDP and by FSDP2; and runs that go on with 2, 1 and 4 ranks."""
 
 import shutil
 from pathlib import Path
@@ -20,9 +20,11 @@ def measure() -> list[Figure]:
     for parallel in ("ddp", "fsdp2"):
         two = _train(f"2_{parallel}", STEPS, ranks=2, parallel=parallel)
         figures.append(_difference(f"2 ranks (gloo, {parallel}) against 1, {STEPS} steps", alone, two))
-    for steps, ranks in ((STEPS // 3, 2), (2 * STEPS // 3, 1), (STEPS, 4)):
-        changing = _train("2_1_4", steps, ranks=ranks, parallel="ddp" if ranks > 1 else "auto")
-    return [*figures, _difference("resume 2 -> 1 -> 4 ranks against 1", alone, changing)]
+    for parallel in ("ddp", "fsdp2"):
+        for steps, ranks in ((STEPS // 3, 2), (2 * STEPS // 3, 1), (STEPS, 4)):
+            changing = _train(f"2_1_4_{parallel}", steps, ranks=ranks, parallel=parallel if ranks > 1 else "auto")
+        figures.append(_difference(f"resume 2 -> 1 -> 4 ranks ({parallel}) against 1", alone, changing))
+    return figures
 
 
 def _train(name: str, steps: int, *, ranks: int, parallel: str = "auto") -> Path:

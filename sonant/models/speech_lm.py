@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sonant.audio.features import FeatureSpec
@@ -81,23 +81,26 @@ class SpeechLM(nn.Module):
     def forward(self, batch: Batch) -> SpeechLMOutput:
         """Returns the hidden states of every position; `logits` makes predictions of those that are needed."""
         spliced = self.embed(batch)
-        hidden = final_hidden(self.llm, spliced.inputs_embeds)
-        if batch.num_audio == 0 and self.training and distributed.is_initialized():
-            # Ranks whose batch holds audio wait for gradients (DDP) or weights (FSDP) of these very parameters.
-            hidden = hidden + 0.0 * self._hear_silence()
-        return SpeechLMOutput(hidden, spliced)
+        return SpeechLMOutput(final_hidden(self.llm, spliced.inputs_embeds), spliced)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Returns (..., V) next-token logits of (..., D) hidden states."""
         return next_token_logits(self.llm, hidden)
 
     def embed(self, batch: Batch) -> Spliced:
-        """Returns the rows the LLM reads: token embeddings with the audio spliced in (see `splice`)."""
+        """Returns the rows the LLM reads: token embeddings with the audio spliced in (see `splice`).
+
+        In training, a batch without audio hears silence at weight zero: every trained parameter takes part in every
+        micro-batch, and gradients are ready in the same order on all ranks. Entering below the LLM matters: FSDP2 sends
+        a layer's gradients when backward reaches its input, but after all others if that input needs no gradient.
+        """
         token_embeds = token_embeddings(self.llm, batch.token_ids)
         if batch.num_audio:
             audio, audio_lengths = self.hear(batch)
         else:
             audio, audio_lengths = token_embeds.new_zeros(0, 0, token_embeds.shape[2]), batch.audio_row
+            if self.training:
+                token_embeds = token_embeds + 0.0 * self._hear_silence()
         return splice(
             token_embeds,
             batch.token_ids,

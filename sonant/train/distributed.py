@@ -110,10 +110,12 @@ def parallelize(module: nn.Module, *, layers_of: nn.Module, how: Parallel, ranks
     """Returns `module` on its device, ready to train with the other ranks.
 
     none:  as it is (always with one process).
-    ddp:   every rank holds everything, gradients are averaged; frozen parameters take no part. Each trained
-           parameter must take part in each forward: a model makes a zero-weighted dummy pass for text-only batches.
+    ddp:   every rank holds everything, gradients are averaged; frozen parameters take no part.
     fsdp2: parameters, gradients and optimiser state are sharded; each layer of `layers_of.llm` (or of `layers_of`) is
            gathered on its own, the rest together.
+
+    Ranks must exchange the same gradients in the same order, whatever their micro-batches hold: each trained parameter
+    takes part in each forward, and what goes into an LLM layer needs a gradient on all ranks or on none.
     """
     if ranks.world_size == 1 or how == "none":
         if ranks.world_size > 1:

@@ -108,8 +108,7 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, *, factor: float) -> di
 def clip_gradients(parameters: Iterable[nn.Parameter], *, max_norm: float | None) -> float:
     """Returns the norm of all gradients (before clipping) and scales them down to `max_norm` if they are longer.
 
-    A parameter nobody used gets a zero gradient first: a rank that makes a dummy pass for a text-only batch and a
-    single process that makes none would otherwise update differently.
+    A parameter nobody used gets a zero gradient first: otherwise it would rest, and with other ranks' zeros decay.
     """
     parameters = list(parameters)
     for parameter in parameters:

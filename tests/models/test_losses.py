@@ -10,12 +10,14 @@ import torch
 import torch.nn.functional as F
 from small_speech_lm import HalvingEncoder, make_batch, move_lora, small_speech_lm
 from torch import distributed, nn
+from torch.distributed.tensor import DTensor
 
 from sonant.batch import Batch
 from sonant.errors import ModelError, TrainingError
 from sonant.models.lora import LoraConfig, lora_disabled
 from sonant.models.losses import CTCLoss, TokenLoss, unwrap
 from sonant.models.speech_lm import SpeechLM
+from sonant.train.distributed import Parallel, Ranks, parallelize
 
 ROWS = [(9, [(2, 7), (6, 12)]), (12, []), (6, [(1, 4)]), (15, [])]
 TASKS = ("asr", "chat", "asr", "")
@@ -178,23 +180,36 @@ def test_ctc_wants_one_audio_a_row_and_a_head() -> None:
 RANK_ROWS = ([ROWS[1], ROWS[3]], [ROWS[0], ROWS[2]])  # text alone on rank 0, audio alone on rank 1
 
 
-def _rank(rank: int, folder: str) -> None:
+class Unit(nn.Module):
+    """What the trainer shares among ranks: model and loss as one forward pass."""
+
+    def __init__(self, model: SpeechLM) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        return TokenLoss(kl_weight=0.1)(self.model, batch).total
+
+
+def _rank(rank: int, folder: str, how: Parallel) -> None:
     distributed.init_process_group("gloo", init_method=f"file://{folder}/init", rank=rank, world_size=2)
     torch.set_num_threads(1)
     model = _model().train()
     model.adapter.eval()  # batch norm would see other frames than one rank does
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(parameter.requires_grad and "ctc_head" not in name)
-    wrapped = nn.parallel.DistributedDataParallel(model)
-    TokenLoss(kl_weight=0.1)(wrapped, make_batch(RANK_ROWS[rank])).total.backward()
-    gradients = {n: 2 * p.grad for n, p in model.named_parameters() if p.grad is not None}  # DDP takes the mean
-    torch.save(gradients, f"{folder}/rank{rank}.pt")
+    unit = parallelize(Unit(model), layers_of=model, how=how, ranks=Ranks(torch.device("cpu"), rank, 2))
+    unit(make_batch(RANK_ROWS[rank])).backward()
+    gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    whole = {n: g.full_tensor() if isinstance(g, DTensor) else g for n, g in gradients.items()}
+    torch.save({n: 2 * g for n, g in whole.items()}, f"{folder}/rank{rank}.pt")  # the ranks' mean was taken
     distributed.destroy_process_group()
 
 
 @pytest.mark.recipe
-def test_two_ranks_of_text_and_audio_have_the_gradient_of_one_rank_on_both(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_rank, (str(tmp_path),), nprocs=2)
+@pytest.mark.parametrize("how", ["ddp", "fsdp2"])
+def test_two_ranks_of_text_and_audio_have_the_gradient_of_one_rank_on_both(how: Parallel, tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(_rank, (str(tmp_path), how), nprocs=2)
     model = _model().train()
     model.adapter.eval()
     TokenLoss(kl_weight=0.1)(model, make_batch(RANK_ROWS[0] + RANK_ROWS[1])).total.backward()
