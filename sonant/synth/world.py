@@ -3,8 +3,8 @@
     out/clips/<hash>.wav            16 kHz; a clip is named by what was asked for, so a second run makes only what lacks
     out/{train,dev,test}/asr.jsonl  translation, spoken_qa, mixed_modal, multi_turn (clips in up to three turns)
     out/{train,dev,test}/text_only.jsonl   the same tasks in writing, for keeping (and measuring) the LLM's skill
-    out/test/asr_words.jsonl               random words and digits, apart from the grammar's sentences
-    out/test/spoken_qa_heldout.jsonl       questions about entities that no training audio names
+    out/{dev,test}/asr_words.jsonl         random words and digits, apart from the grammar's sentences
+    out/{dev,test}/spoken_qa_heldout.jsonl questions about entities that no training audio names
 
 No test sentence, test voice or held-out entity is heard in training. Every clip carries its transcript, every row its
 voice as `speaker`.
@@ -48,7 +48,7 @@ class Sizes(Config):
     mixed_modal: int = Field(ge=0)
     multi_turn: int = Field(ge=0)
     text_only: int = Field(ge=0)
-    asr_words: int = Field(default=0, ge=0)  # test only, as the next
+    asr_words: int = Field(default=0, ge=0)  # dev and test only, as the next
     spoken_qa_heldout: int = Field(default=0, ge=0)
 
 
@@ -59,7 +59,15 @@ class WorldConfig(Config):
     engine: Engine = "espeak"
     num_workers: int = Field(default=2, gt=0)
     train: Sizes = Sizes(asr=1200, translation=1000, spoken_qa=1000, mixed_modal=400, multi_turn=300, text_only=3000)
-    dev: Sizes = Sizes(asr=100, translation=100, spoken_qa=100, mixed_modal=60, multi_turn=40, text_only=200)
+    dev: Sizes = Sizes(
+        asr=100,
+        translation=100,
+        spoken_qa=100,
+        spoken_qa_heldout=100,
+        mixed_modal=60,
+        multi_turn=40,
+        text_only=600,
+    )
     test: Sizes = Sizes(
         asr=200,
         asr_words=100,

@@ -63,8 +63,12 @@ def repeat(scope: Scope, rng: random.Random) -> Dialogue:
 
 
 def transcription(scope: Scope, rng: random.Random) -> Dialogue:
-    """Returns as `repeat`, mostly sentences: random words are more than the tiny encoder can spell."""
-    return repeat_sentence(scope, rng) if rng.random() < 0.8 else repeat_words(scope, rng)
+    """Returns a dialogue that asks for a sentence or for digits.
+
+    Random words are more than the tiny encoder can spell: trained to write them down, the LLM learns to make words up,
+    and forgets how to copy (2 points of text repetition).
+    """
+    return repeat_sentence(scope, rng) if rng.random() < 0.85 else _repeat(scope.draw(world_text.digits, rng), rng)
 
 
 def repeat_sentence(scope: Scope, rng: random.Random) -> Dialogue:
