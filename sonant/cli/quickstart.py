@@ -1,5 +1,8 @@
 """`sonant quickstart`: from nothing to a trained, measured speech language model that answers a spoken question."""
 
+import os
+import shutil
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -118,18 +121,19 @@ def _ask(assistant: "Assistant", world: Path) -> None:
 
     row = Manifest(world / "test" / "spoken_qa.jsonl")[0]
     clip = row.audio_parts[0]
-    typer.echo(f"  heard     {clip.path}  (a test voice says: {clip.transcript!r})")
+    typer.echo(f"  heard     {os.path.relpath(clip.name)}  (a test voice says: {clip.transcript!r})")
     typer.echo(f"  answered  {assistant.reply(row.prompt()).text!r}  (right: {row.reference!r})")
 
 
 def _next_steps(out: Path, world: Path, results: "dict[str, TaskResult]") -> None:
     from sonant.data.manifest import Manifest
 
-    clip = Manifest(world / "test" / "multi_turn.jsonl")[0].audio_parts[0].path
+    clip = os.path.relpath(Manifest(world / "test" / "multi_turn.jsonl")[0].audio_parts[0].name)
+    sonant = "sonant" if shutil.which("sonant") else os.path.relpath(sys.argv[0])
     typer.echo(
         f"  model  {out / 'model'}\n  scores {out / 'results.json'}\n  page   {out / 'report.html'}  (open it)\n"
     )
     typer.echo("Next, try:")
-    typer.echo(f"  sonant ask {out / 'model'} {clip}")
-    typer.echo(f"  sonant quickstart --arm speech_only --out {out.parent / 'speech_only'}")
-    typer.echo(f"  sonant report {out} {out.parent / 'speech_only'} --out compare.html")
+    typer.echo(f"  {sonant} ask {out / 'model'} {clip}")
+    typer.echo(f"  {sonant} quickstart --arm speech_only --out {out.parent / 'speech_only'}")
+    typer.echo(f"  {sonant} report {out} {out.parent / 'speech_only'} --out compare.html")
