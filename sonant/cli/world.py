@@ -45,7 +45,7 @@ def build(
     part: Annotated[str, typer.Option(help="llm, encoder or all.")] = "all",
     settings: Settings = None,
 ) -> None:
-    """Train the tiny parts again, from nothing: what is shipped as tiny/llm and tiny/encoder. About ten minutes."""
+    """Train the tiny parts again, from nothing: what is shipped as tiny/llm and tiny/encoder. About twenty minutes."""
     from sonant.errors import ConfigError
 
     if part not in ("llm", "encoder", "all"):
@@ -84,8 +84,8 @@ def _build_encoder(out: Path, settings: list[str]) -> None:
     from sonant.synth.world_tokenizer import train_tokenizer
 
     train_tokenizer(out / "tokenizer")
-    typer.echo("speaking 15,000 clips (espeak, flite, festival)")
-    train, dev = make_listening(out / "listening")
+    typer.echo("speaking 17,000 clips (espeak, flite, festival)")
+    train, dev = make_listening(out / "listening", tell=typer.echo)
     config = _changed(TinyEncoderRecipe(tokenizer=str(out / "tokenizer")), ["train.resume=true", *settings])
     folder = out / "encoder" / "model"
     folder.mkdir(parents=True, exist_ok=True)

@@ -9,11 +9,13 @@ clean: noise and rooms are drawn anew in every epoch by the encoder's recipe.
 
 import os
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from sonant.chat.messages import AudioPart, Conversation, assistant, user
 from sonant.data import manifest
+from sonant.errors import SynthesisError
 from sonant.synth.tts import SpeechRequest, load_synthesizer, speak
 from sonant.synth.world_text import Split, speech_texts
 from sonant.synth.world_voices import Engine, voices
@@ -44,15 +46,34 @@ NUM_DEV = 150
 
 
 def make_listening(
-    out_folder: str | os.PathLike[str], *, groups: tuple[VoiceGroup, ...] = GROUPS, num_dev: int = NUM_DEV
+    out_folder: str | os.PathLike[str],
+    *,
+    groups: tuple[VoiceGroup, ...] = GROUPS,
+    num_dev: int = NUM_DEV,
+    tell: Callable[[str], None] = print,
 ) -> tuple[list[Path], dict[str, Path]]:
     """Returns the training manifests, and group -> dev manifest. Running it again makes only what is missing.
 
-    Raises: SynthesisError if an engine is not installed.
+    A group whose engine or voice is not installed is left out, and `tell` is told what the encoder will lack.
+
+    Raises: SynthesisError if no group can speak.
     """
     out = Path(out_folder).absolute()
-    train = [_write(out, "train", group, group.num_train) for group in groups]
-    return train, {group.name: _write(out, "dev", group, num_dev) for group in groups}
+    able = [group for group in groups if _can_speak(group, tell)]
+    if not able:
+        raise SynthesisError("no voice can speak, so there is nothing to listen to: pip install 'sonant[synth]'")
+    train = [_write(out, "train", group, group.num_train) for group in able]
+    return train, {group.name: _write(out, "dev", group, num_dev) for group in able}
+
+
+def _can_speak(group: VoiceGroup, tell: Callable[[str], None]) -> bool:
+    voice = (group.voices or voices(group.engine, "train"))[0]
+    try:
+        next(load_synthesizer(group.engine).synthesize([SpeechRequest("one", voice)]))
+    except SynthesisError as error:
+        tell(f"left out: {group.name}: {error}. The encoder will understand voices like it less.")
+        return False
+    return True
 
 
 def _write(out: Path, split: Split, group: VoiceGroup, num: int) -> Path:

@@ -7,6 +7,7 @@ import pytest
 from sonant.audio.io import info
 from sonant.chat.messages import AudioPart, TextPart
 from sonant.data.manifest import Manifest
+from sonant.errors import SynthesisError
 from sonant.synth.tts import Speech, SpeechRequest
 from sonant.synth.world import Sizes, WorldConfig, make_world, text_rows
 from sonant.synth.world_facts import names_held_out
@@ -119,3 +120,18 @@ def test_listening_clips_carry_their_transcripts(tmp_path: Path):
     assert len(Manifest(dev["espeak"])) == 2
     assert all(row.audio_parts[0].transcript == row.reference for row in rows)
     assert all(info(row.audio_parts[0].source).duration_s > 0.2 for row in rows)
+
+
+def test_an_engine_that_is_missing_is_left_out_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def load(engine: str) -> Hum:
+        if engine == "festival":
+            raise SynthesisError("the program 'festival' is not installed; run: apt-get install festival")
+        return Hum()
+
+    monkeypatch.setattr("sonant.synth.world_listening.load_synthesizer", load)
+    groups = (VoiceGroup("flite", ("slt",), 2), VoiceGroup("festival", ("kal_diphone",), 2))
+    said: list[str] = []
+    train, _ = make_listening(tmp_path, groups=groups, num_dev=1, tell=said.append)
+    assert [path.stem for path in train] == ["flite_slt"]
+    assert "left out: festival_kal_diphone" in said[0]
+    assert "apt-get install festival" in said[0]
