@@ -99,7 +99,7 @@ class SpeechLM(nn.Module):
             audio, audio_lengths = self.hear(batch)
         else:
             audio, audio_lengths = token_embeds.new_zeros(0, 0, token_embeds.shape[2]), batch.audio_row
-            if self.training:
+            if self.training and len(self.encoders):  # the tiny LLM is pretrained without ears
                 token_embeds = token_embeds + 0.0 * self._hear_silence()
         return splice(
             token_embeds,
