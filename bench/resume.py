@@ -15,7 +15,7 @@ from sonant.synth.world import Sizes, WorldConfig, make_world
 
 STEPS, SAVE_EVERY, KILLS = 40, 4, 8
 SMALL = Sizes(asr=60, translation=40, spoken_qa=40, mixed_modal=30, multi_turn=20, text_only=80)
-FEW = Sizes(asr=4, translation=4, spoken_qa=4, mixed_modal=4, multi_turn=4, text_only=4)
+FEW = Sizes(asr=4, translation=4, spoken_qa=4, spoken_qa_heldout=4, mixed_modal=4, multi_turn=4, text_only=4)
 SETTINGS = (
     *("data.plan.token_budget=600", "data.plan.micro_batches=4", "data.dev_rows=2", "data.dev_new_tokens=16"),
     *(f"train.steps={STEPS}", f"train.save_every={SAVE_EVERY}", "train.validate_every=10", "train.log_rows=true"),
