@@ -13,16 +13,16 @@ from sonant.generate.assistant import Assistant
 
 FOLDER = RUNS / "human"
 TRAIN_TAKES, ALL_TAKES = range(5, 50), range(50)
-# Looked at on takes 45-49 of a model trained on takes 5-44: 92 % after 300 steps of 32 rows, with an early encoder.
-# Not tuned beyond that.
+# Chosen on takes 45-49 of a model trained on takes 5-44: 99 %.
 SETTINGS = (
-    'groups.encoder={patterns: ["encoders.0.conv*", "encoders.0.layers.*", "encoders.0.norm.*"], lr: 3.0e-4}',
+    'groups.encoder={patterns: ["encoders.0.conv*", "encoders.0.layers.*", "encoders.0.norm.*"], lr: 5.0e-4}',
+    *("groups.adapter.lr=5e-4", "groups.lora.lr=2e-4", "data.text_share=0.15"),
     *("data.speech.asr.weight=1", "data.speech.translation.weight=0.25", "data.speech.spoken_qa.weight=0.25"),
     *("data.speech.mixed_modal.weight=0.25", "data.speech.multi_turn.weight=0.25"),
-    *("augment.speed_probability=0.6", "augment.speed=[0.85, 1.15]", "augment.noise_probability=0.5"),
-    *("augment.room_probability=0.3", "augment.vtlp_probability=0.6", "augment.spec_probability=0.5"),
+    *("augment.speed_probability=0.6", "augment.speed=[0.85, 1.15]"),
+    *("augment.vtlp_probability=0.6", "augment.spec_probability=0.3"),
     *("data.dev=[]", "train.validate_every=0", "train.metric=null", "train.save_every=10000"),
-    *("data.plan.max_rows=96", "train.steps=500"),
+    *("data.plan.max_rows=96", "train.steps=250"),
 )
 DIGITS_WEIGHT = 4.0
 LEFT_OUT = ("jackson", "lucas")  # one from the US, one from Germany; a run takes minutes
