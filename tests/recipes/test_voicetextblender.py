@@ -1,16 +1,26 @@
+import random
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
+from sonant.chat.messages import AudioPart, Conversation, assistant, user
+from sonant.chat.tokenizer import ChatTokenizer
 from sonant.cli.train import preset_path
 from sonant.config import load_config
+from sonant.data.manifest import write
 from sonant.errors import ConfigError
+from sonant.evaluate.metrics.text import WER
+from sonant.generate.assistant import Assistant
 from sonant.models.build import build_speech_lm
 from sonant.models.freeze import FreezePlan
+from sonant.models.parts import resolve_part
 from sonant.models.speech_lm import SpeechLM
-from sonant.recipes.voicetextblender import VoiceTextBlender, in_arm
+from sonant.recipes.voicetextblender import VoiceTextBlender, in_arm, main
+from sonant.synth.tts import SpeechRequest, load_synthesizer, speak
+from sonant.synth.world_text import words
+from sonant.synth.world_voices import voices
 
 
 def preset(name: str, *overrides: str) -> VoiceTextBlender:
@@ -93,3 +103,37 @@ def test_the_frozen_llm_arm_has_no_lora_and_trains_the_rest() -> None:
     config = in_arm(preset("tiny", "arm=frozen_llm"))
     assert config.model.lora is None
     assert set(config.groups) == {"adapter"}
+
+
+@pytest.mark.recipe
+def test_the_recipe_overfits_eight_clips_that_it_could_not_recognise_before(tmp_path: Path) -> None:
+    """Users of a released recipe saw no learning at all (word error rate 171 % after 50,000 steps)."""
+    texts = word_lists(8)
+    voices_of_train = voices("espeak", "train")[:8]
+    requests = [SpeechRequest(text, voice) for text, voice in zip(texts, voices_of_train, strict=True)]
+    clips = speak(load_synthesizer("espeak"), requests, folder=tmp_path / "clips")
+    rows = [
+        Conversation((user("repeat:", AudioPart(path=str(clip))), assistant(text)), id=str(index), task="asr")
+        for index, (clip, text) in enumerate(zip(clips, texts, strict=True))
+    ]
+    write(tmp_path / "eight.jsonl", rows)
+    settings = ("data.dev=[]", "train.metric=null", "train.validate_every=0", "train.steps=120")
+    rates = ("groups.adapter.lr=3e-3", "groups.lora.lr=3e-3", "kl_weight=0")
+    values = preset("tiny", *settings, *rates).model_dump(mode="json")
+    values["data"] |= {"speech": {"asr": {"manifest": str(tmp_path / "eight.jsonl")}}, "text": {}}
+    values["augment"] = None
+    config = VoiceTextBlender.model_validate(values)
+    before = Assistant(build_speech_lm(config.model), ChatTokenizer.from_folder(resolve_part("tiny/llm")))
+    assert word_error_rate(before, rows) > 40
+    main(config, tmp_path / "run", say=lambda text: None)
+    assert word_error_rate(Assistant.from_folder(tmp_path / "run" / "model"), rows) == 0
+
+
+def word_lists(num: int) -> list[str]:
+    rng = random.Random(0)
+    return [" ".join(rng.choices(words(), k=4)) for _ in range(num)]
+
+
+def word_error_rate(model: Assistant, rows: list[Conversation]) -> float:
+    heard = [reply.text for reply in model.replies([row.prompt() for row in rows])]
+    return WER.score(heard, [row.reference for row in rows]).value
