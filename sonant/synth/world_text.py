@@ -1,8 +1,9 @@
 """What is said in the tiny world: sentences of its grammar, lists of words, digits; split by sentence and by entity.
 
-A sentence belongs to train, dev or test by its hash, whoever makes it: no sentence of two words or more that is
-spoken or written in a test set is ever met in training. No speech model is trained on audio that names a held-out
-entity; the recogniser it starts from has heard their names.
+A sentence belongs to train, dev or test by its hash, whoever makes it: no statement, question about the world or
+sentence to translate that is spoken or written in a test set is ever met in training. (The seventy questions that can
+close a context are shared by the splits; what they ask about is not.) No speech model is trained on audio that names a
+held-out entity; the recogniser it starts from has heard their names.
 """
 
 import hashlib
