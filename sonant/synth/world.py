@@ -6,8 +6,8 @@
     out/{dev,test}/asr_words.jsonl         random words and digits, apart from the grammar's sentences
     out/{dev,test}/spoken_qa_heldout.jsonl questions about entities that no training audio names
 
-No test voice or held-out entity is heard in training, and no test sentence but the questions that close a context. Every clip carries its transcript, every row its
-voice as `speaker`.
+No test voice or held-out entity is heard in training, and no test sentence but the questions that close a context.
+Every clip carries its transcript, every row its voice as `speaker`.
 """
 
 import os
