@@ -24,8 +24,9 @@ NOTES = (
     "This is the tiny world: real synthesised speech (espeak-ng voices), a closed domain of a few hundred words, an "
     "LLM of two million parameters. It proves the road, the same code that trains hub models; it says nothing about "
     "open speech or about the size of the published systems.",
-    "Test voices and sentences were never trained on, but for the short questions that close a context. spoken_qa_heldout asks about entities that no audio of this "
-    "training names; the recogniser that it starts from was trained apart and has heard their names.",
+    "Test voices and sentences were never trained on, but for the short questions that close a context. "
+    "spoken_qa_heldout asks about entities that no audio of this training names; the recogniser that it starts from "
+    "was trained apart and has heard their names.",
 )
 
 
