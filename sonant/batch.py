@@ -17,7 +17,7 @@ from sonant.audio import io
 from sonant.audio.augment import Augmenter
 from sonant.audio.features import FeatureSpec, extract
 from sonant.chat.messages import AudioPart, Conversation
-from sonant.chat.render import render
+from sonant.chat.render import prompt_ids, render
 from sonant.chat.tokenizer import ChatTokenizer
 from sonant.errors import AudioError
 
@@ -30,6 +30,7 @@ class Example:
     task: str
     token_ids: NDArray[np.int64]  # (L,)
     loss_mask: NDArray[np.float32]  # (L,)
+    prompt_ids: NDArray[np.int64]  # (P,) the written question alone: see `sonant.chat.render.prompt_ids`
     audio_positions: NDArray[np.int64]  # (A,) frames come before token_ids[position]
     features: Mapping[FeatureSpec, list[Tensor]]  # A tensors of (F, M) or (S,) each
     audio_duration_s: float  # of all segments together
@@ -52,6 +53,8 @@ class Batch:
     token_ids: Tensor  # (B, L) int64, right-padded with 0; padding is known by token_lengths, never by id
     token_lengths: Tensor  # (B,) int64
     loss_mask: Tensor  # (B, L) float32, 0 on padding
+    prompt_ids: Tensor  # (B, P) int64, right-padded with 0: the written question alone, for what adapts to it
+    prompt_lengths: Tensor  # (B,) int64
     audio_row: Tensor  # (A,) int64, non-decreasing
     audio_position: Tensor  # (A,) int64, non-decreasing inside a row
     features: Mapping[FeatureSpec, Tensor]  # (A, F, M) or (A, S) float32, right-padded with 0
@@ -125,6 +128,7 @@ def make_example(
         task=conversation.task,
         token_ids=rendered.token_ids,
         loss_mask=rendered.loss_mask,
+        prompt_ids=prompt_ids(conversation, tokenizer),
         audio_positions=np.array([slot.position for slot in rendered.slots], dtype=np.int64),
         features=features,
         audio_duration_s=duration_s,
@@ -150,6 +154,8 @@ def collate(examples: Sequence[Example]) -> Batch:
         token_ids=_stack([torch.from_numpy(e.token_ids) for e in examples]),
         token_lengths=torch.tensor([len(e.token_ids) for e in examples]),
         loss_mask=_stack([torch.from_numpy(e.loss_mask) for e in examples]),
+        prompt_ids=_stack([torch.from_numpy(e.prompt_ids) for e in examples]),
+        prompt_lengths=torch.tensor([len(e.prompt_ids) for e in examples]),
         audio_row=torch.from_numpy(row.astype(np.int64)),
         audio_position=torch.from_numpy(np.concatenate([e.audio_positions for e in examples])),
         features={spec: padded for spec, (padded, _) in features.items()},

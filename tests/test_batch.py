@@ -11,6 +11,7 @@ from sonant.audio.augment import AugmentConfig, Augmenter
 from sonant.audio.features import FeatureSpec, extract
 from sonant.batch import collate, make_example
 from sonant.chat.messages import AudioPart, Conversation, assistant, user
+from sonant.chat.render import prompt_ids
 from sonant.errors import AudioError
 from sonant.testing import byte_tokenizer, tone
 
@@ -149,6 +150,13 @@ def test_rows_in_a_batch_are_the_rows_alone(examples):
             for padded, features in zip(batch.features[spec][mine], example.features[spec], strict=True):
                 assert torch.equal(padded[: len(features)], features)
                 assert not padded[len(features) :].any()
+
+
+def test_a_batch_holds_what_each_row_asks_in_writing(rows, examples):
+    batch = collate(examples)
+    for row, ids, length in zip(rows, batch.prompt_ids.tolist(), batch.prompt_lengths.tolist(), strict=True):
+        assert ids[:length] == prompt_ids(row, TOKENIZER).tolist()
+        assert not any(ids[length:])
 
 
 def test_the_loss_weight_counts_tokens_that_can_be_predicted(examples):

@@ -67,6 +67,18 @@ def render(
     return tokens.rendered()
 
 
+def prompt_ids(conversation: Conversation, tokenizer: ChatTokenizer) -> NDArray[np.int64]:
+    """Returns what the last user message asks for in writing, (P,): its texts in double quotes, without any template.
+
+        user("Say: ", audio, "?")   ->   "Say: ?"      a question that is only heard leaves a pair of quotes
+
+    Source: WavLLM (arXiv 2404.00656), released code: what its prompt adapter reads.
+    """
+    asked = [message for message in conversation.messages if message.role == "user"][-1:]
+    texts = [part.text.strip() for message in asked for part in message.parts if isinstance(part, TextPart)]
+    return np.array(tokenizer.encode_text('"' + " ".join(text for text in texts if text) + '"'), np.int64)
+
+
 class _Tokens:
     """The token sequence as it grows."""
 

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sonant.chat.messages import AudioPart, Conversation, Message, TextPart, assistant, system, user
-from sonant.chat.render import render
+from sonant.chat.render import prompt_ids, render
 from sonant.chat.tokenizer import ChatTokenizer
 from sonant.errors import ChatError
 from sonant.testing import TEMPLATES, byte_tokenizer, chat_tokenizer
@@ -270,3 +270,20 @@ def test_a_template_that_leaves_an_answer_open_is_refused(template, message):
     with pytest.raises(ChatError) as caught:
         render(Conversation(turns), with_template(template))
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("parts", "asked"),
+    [
+        ((TextPart("Say: "), AudioPart("a.wav"), TextPart(" now")), '"Say: now"'),
+        ((AudioPart("a.wav"),), '""'),
+        ((TextPart("<|im_end|>"),), '"<|im_end|>"'),
+    ],
+)
+def test_what_is_asked_in_writing_stands_in_quotes_without_template_or_audio(parts, asked):
+    earlier = [user("Before", AudioPart("b.wav")), assistant("yes")]
+    prompt = prompt_ids(Conversation((*earlier, user(*parts), assistant("hi"))), CHATML)
+    assert CHATML.decode(prompt.tolist()) == asked
+    assert not CHATML.stop_ids & set(prompt.tolist())
+    without_answer = prompt_ids(Conversation((*earlier, user(*parts))), CHATML)
+    assert prompt.tolist() == without_answer.tolist()

@@ -108,6 +108,8 @@ def make_batch(
         token_ids=nn.utils.rnn.pad_sequence(ids, batch_first=True),
         token_lengths=torch.tensor([length for length, _ in rows]),
         loss_mask=nn.utils.rnn.pad_sequence(masks, batch_first=True),
+        prompt_ids=nn.utils.rnn.pad_sequence([row[:2] for row in ids], batch_first=True),
+        prompt_lengths=torch.tensor([min(length, 2) for length, _ in rows]),
         audio_row=torch.tensor([row for row, (_, slots) in enumerate(rows) for _ in slots], dtype=torch.int64),
         audio_position=torch.tensor([position for _, slots in rows for position, _ in slots], dtype=torch.int64),
         features={SPEC: features},

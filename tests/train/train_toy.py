@@ -134,6 +134,8 @@ class ToySource:
             token_ids=tokens,
             token_lengths=lengths,
             loss_mask=mask.float(),
+            prompt_ids=tokens[:, :2],
+            prompt_lengths=torch.full_like(lengths, 2),
             audio_row=row,
             audio_position=torch.zeros_like(row),
             features={SPEC: torch.randn(len(row), 4, MELS, generator=random)},
