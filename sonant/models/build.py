@@ -6,7 +6,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sonant.config import Config
-from sonant.models.adapters import AdapterConfig, CTCPoolingAdapter, build_adapter
+from sonant.models.adapters.base import AdapterConfig, build_adapter
+from sonant.models.adapters.ctc_pooling import CTCPoolingAdapter
 from sonant.models.encoders.base import EncoderConfig, SpeechEncoder
 from sonant.models.encoders.load import load_encoder
 from sonant.models.llm import LLMConfig, load_llm, token_embeddings
@@ -26,9 +27,9 @@ class SpeechLMConfig(Config):
 def build_speech_lm(config: SpeechLMConfig) -> SpeechLM:
     """Returns the model in eval mode; what has no `path` starts random, so seed torch first.
 
-    A CTC pooling adapter gets the LLM's embedding table, and starts from the encoder's CTC head where there is one of
-    its size: then the untrained model already reads what the encoder recognises. With LoRA, the rest of the LLM is
-    frozen; what else trains is for a FreezePlan to say.
+    A CTC pooling adapter gets the LLM's embedding table, and starts from the first encoder's CTC head where there is
+    one of its size: then the untrained model already reads what the encoder recognises. With LoRA, the rest of the LLM
+    is frozen; what else trains is for a FreezePlan to say.
 
     Raises: ModelError if a part cannot be loaded or the parts do not fit.
     """
@@ -37,7 +38,7 @@ def build_speech_lm(config: SpeechLMConfig) -> SpeechLM:
     embeddings = llm.get_input_embeddings()
     adapter = build_adapter(
         config.adapter,
-        in_dim=sum(encoder.dim for encoder in encoders),
+        in_dims=[encoder.dim for encoder in encoders],
         out_dim=embeddings.embedding_dim,
         vocab_size=embeddings.num_embeddings,
     )
@@ -52,7 +53,7 @@ def build_speech_lm(config: SpeechLMConfig) -> SpeechLM:
 def _start_as_cascade(adapter: CTCPoolingAdapter, encoders: list[SpeechEncoder], llm: PreTrainedModel) -> None:
     if adapter.soft:
         adapter.anchor(_embedding_table(llm)[: adapter.vocab_size])
-    head = getattr(encoders[0], "ctc_head", None) if len(encoders) == 1 else None
+    head = getattr(encoders[0], "ctc_head", None)
     if isinstance(head, nn.Linear) and head.weight.shape == adapter.ctc_head.weight.shape:
         adapter.ctc_head.load_state_dict(head.state_dict())
 

@@ -18,7 +18,7 @@ from sonant.audio.features import FeatureSpec
 from sonant.batch import Batch
 from sonant.config import Config
 from sonant.errors import ModelError
-from sonant.models.adapters import Adapter
+from sonant.models.adapters.base import Adapter
 from sonant.models.encoders.base import SpeechEncoder, zero_padding
 from sonant.models.llm import final_hidden, next_token_logits, token_embeddings
 from sonant.models.splice import Slots, Spliced, splice
@@ -52,11 +52,11 @@ class SpeechLM(nn.Module):
         super().__init__()
         if not 1 <= len(encoders) <= 2:
             raise ModelError(f"{len(encoders)} speech encoders; a model listens with one or two")
-        heard, read = sum(encoder.dim for encoder in encoders), llm.get_input_embeddings().embedding_dim
-        if adapter.in_dim != heard or adapter.out_dim != read:
+        heard, read = [encoder.dim for encoder in encoders], llm.get_input_embeddings().embedding_dim
+        if adapter.in_dim != sum(heard) or adapter.out_dim != read:
             raise ModelError(
-                f"the adapter maps width {adapter.in_dim} to {adapter.out_dim}, but the encoders give {heard} and the "
-                f"LLM reads {read}; build the adapter with in_dim={heard}, out_dim={read}"
+                f"the adapter maps width {adapter.in_dim} to {adapter.out_dim}, but the encoders give {sum(heard)} "
+                f"and the LLM reads {read}; build the adapter with in_dims={heard}, out_dim={read}"
             )
         self.encoders = nn.ModuleList(cast("list[nn.Module]", list(encoders)))
         self.adapter = cast("nn.Module", adapter)

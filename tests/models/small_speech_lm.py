@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from sonant.audio.features import FeatureSpec
 from sonant.batch import Batch
-from sonant.models.adapters import ConformerConfig, build_adapter
+from sonant.models.adapters.base import build_adapter
+from sonant.models.adapters.conformer import ConformerConfig
 from sonant.models.encoders.base import zero_padding
 from sonant.models.llm import LLMConfig, load_llm
 from sonant.models.lora import LoraConfig, add_lora
@@ -73,7 +74,7 @@ def small_speech_lm(family: str = "llama", *, lora: LoraConfig | None = None, se
     llm = small_llm(family, seed=seed)
     encoder = HalvingEncoder()
     config = ConformerConfig(dim=32, num_layers=1, num_heads=4, dropout=0.0)
-    adapter = build_adapter(config, in_dim=32, out_dim=64)
+    adapter = build_adapter(config, in_dims=[32], out_dim=64)
     if lora is not None:
         add_lora(llm, lora)
     return SpeechLM([encoder], adapter, llm).eval()

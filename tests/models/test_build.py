@@ -58,7 +58,10 @@ def test_ctc_pooling_speaks_in_embeddings_as_the_llm_scales_them(family: str, sc
     assert not any("table" in name for name in model.state_dict())
 
 
-def test_ctc_pooling_starts_from_the_encoders_own_ctc_head(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("num_encoders", [1, 2])
+def test_ctc_pooling_starts_from_the_first_encoders_own_ctc_head(
+    num_encoders: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     load = build.load_encoder
 
     def with_head(config: Any) -> Any:
@@ -67,7 +70,8 @@ def test_ctc_pooling_starts_from_the_encoders_own_ctc_head(monkeypatch: pytest.M
         return encoder
 
     monkeypatch.setattr(build, "load_encoder", with_head)
-    model = build_speech_lm(_config(adapter={"kind": "ctc_pooling"}))
+    whisper = {"kind": "whisper", "architecture": WHISPER}
+    model = build_speech_lm(_config(adapter={"kind": "ctc_pooling"}, encoders=[whisper] * num_encoders))
     assert torch.equal(model.adapter.ctc_head.weight, model.encoders[0].ctc_head.weight)
     assert model.adapter.ctc_head.weight is not model.encoders[0].ctc_head.weight
 

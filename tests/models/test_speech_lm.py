@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from sonant.batch import Batch
 from sonant.errors import ModelError
-from sonant.models.adapters import CTCPoolingConfig, StackMLPConfig, build_adapter
+from sonant.models.adapters.base import build_adapter
+from sonant.models.adapters.ctc_pooling import CTCPoolingConfig
+from sonant.models.adapters.stack_mlp import StackMLPConfig
 from sonant.models.lora import LoraConfig, add_lora, lora_disabled
 from sonant.models.losses import TokenLoss
 from sonant.models.speech_lm import SpeechLM, align_frames, eval_mode
@@ -134,7 +136,7 @@ def test_two_encoders_listen_at_once() -> None:
     encoders[1].output_lengths = lambda lengths: (lengths + 3) // 4  # type: ignore[method-assign]
     pool = encoders[1].forward
     encoders[1].forward = lambda features, lengths: pool(features, lengths)[:, ::2]  # type: ignore[method-assign]
-    adapter = build_adapter(StackMLPConfig(stack=2), in_dim=48, out_dim=64)
+    adapter = build_adapter(StackMLPConfig(stack=2), in_dims=[32, 16], out_dim=64)
     model = SpeechLM(encoders, adapter, small_llm()).eval()
     assert model.feature_specs == (SPEC,)
     with torch.no_grad():
@@ -145,8 +147,8 @@ def test_two_encoders_listen_at_once() -> None:
 
 
 def test_parts_that_do_not_fit_are_refused_with_the_widths() -> None:
-    adapter = build_adapter(StackMLPConfig(), in_dim=99, out_dim=64)
-    with pytest.raises(ModelError, match=r"maps width 99 to 64.*in_dim=32, out_dim=64"):
+    adapter = build_adapter(StackMLPConfig(), in_dims=[99], out_dim=64)
+    with pytest.raises(ModelError, match=r"maps width 99 to 64.*in_dims=\[32\], out_dim=64"):
         SpeechLM([HalvingEncoder(32)], adapter, small_llm())
     with pytest.raises(ModelError, match="3 speech encoders"):
         SpeechLM([HalvingEncoder(32)] * 3, adapter, small_llm())
@@ -204,7 +206,7 @@ def _pooling_model() -> SpeechLM:
     torch.manual_seed(0)
     llm = small_llm()
     add_lora(llm, LoraConfig(rank=4))
-    adapter = build_adapter(CTCPoolingConfig(vocab_size=VOCABULARY), in_dim=32, out_dim=64)
+    adapter = build_adapter(CTCPoolingConfig(vocab_size=VOCABULARY), in_dims=[32], out_dim=64)
     adapter.anchor(llm.get_input_embeddings().weight)
     encoder = HalvingEncoder().requires_grad_(False)
     with torch.no_grad():
@@ -229,7 +231,7 @@ def _reached_by_backward(model: SpeechLM, batch: Batch) -> list[int]:
 
 def test_ctc_pooling_gives_each_row_its_own_number_of_vectors() -> None:
     torch.manual_seed(0)
-    adapter = build_adapter(CTCPoolingConfig(vocab_size=VOCABULARY), in_dim=32, out_dim=64)
+    adapter = build_adapter(CTCPoolingConfig(vocab_size=VOCABULARY), in_dims=[32], out_dim=64)
     llm = small_llm()
     adapter.anchor(llm.get_input_embeddings().weight)
     model = SpeechLM([HalvingEncoder()], adapter, llm).eval()

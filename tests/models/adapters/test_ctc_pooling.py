@@ -1,120 +1,18 @@
-"""Adapters: sizes by hand, CTC pooling against a loop."""
+"""CTC pooling against a loop."""
 
 import math
-from typing import Any
 
-import pydantic
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_adapters import build
 from torch import Tensor, nn
 
 from sonant.errors import ModelError
-from sonant.models.adapters import (
-    AdapterConfig,
-    ConformerConfig,
-    CTCPoolingAdapter,
-    CTCPoolingConfig,
-    StackMLPConfig,
-    build_adapter,
-    mean_by_segment,
-    spikes,
-)
-
-CONFIGS = [StackMLPConfig(stack=3), ConformerConfig(num_heads=2), CTCPoolingConfig(vocab_size=5)]
-every_adapter = pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.kind)
-
-
-def build(config: AdapterConfig, *, in_dim: int = 8, out_dim: int = 12) -> Any:
-    """A random adapter in evaluation mode, nothing in it zero."""
-    torch.manual_seed(0)
-    adapter = build_adapter(config, in_dim=in_dim, out_dim=out_dim)
-    assert isinstance(adapter, nn.Module)
-    for weight in adapter.parameters():
-        nn.init.normal_(weight, std=0.5)
-    if isinstance(adapter, CTCPoolingAdapter) and adapter.soft:
-        adapter.anchor(torch.randn(adapter.vocab_size, out_dim))
-    return adapter.eval()
-
-
-@every_adapter
-def test_a_clip_gives_the_same_vectors_alone_and_in_a_batch(config: AdapterConfig) -> None:
-    adapter = build(config)
-    frames, lengths = torch.randn(4, 23, 8), torch.tensor([23, 10, 4, 1])
-    together, sizes = adapter(frames, lengths)
-    assert together.shape == (4, int(sizes.max()), 12)
-    for row, length in enumerate(lengths.tolist()):
-        alone, size = adapter(frames[row : row + 1, :length], lengths[row : row + 1])
-        assert size.tolist() == [sizes[row]]
-        torch.testing.assert_close(together[row : row + 1, :size], alone, atol=1e-5, rtol=1e-5)
-        assert together[row, size:].eq(0).all()
-
-
-@every_adapter
-def test_the_lengths_promised_hold(config: AdapterConfig) -> None:
-    adapter = build(config)
-    for length in range(1, 14):
-        _, sizes = adapter(torch.randn(1, length, 8), torch.tensor([length]))
-        promised = adapter.output_lengths(torch.tensor([length]))
-        if config.kind == "ctc_pooling":  # what is heard decides; the promise is an upper bound
-            assert 1 <= sizes <= promised
-        else:
-            assert sizes == promised
-
-
-@every_adapter
-def test_every_weight_gets_a_finite_gradient(config: AdapterConfig) -> None:
-    adapter = build(config).train()
-    frames = torch.randn(3, 9, 8, requires_grad=True)
-    adapter(frames, torch.tensor([9, 4, 1]))[0].square().sum().backward()
-    gradients = {name: weight.grad for name, weight in adapter.named_parameters()}
-    assert [name for name, grad in gradients.items() if grad is None or not grad.isfinite().all()] == []
-    assert frames.grad is not None
-    assert frames.grad.abs().sum() > 0
-
-
-@every_adapter
-def test_bfloat16_autocast_gives_nearly_the_same_and_never_nan(config: AdapterConfig) -> None:
-    adapter = build(config).train(config.kind != "conformer")  # whose dropout would be another one
-    frames, lengths = torch.randn(3, 9, 8), torch.tensor([9, 4, 0])
-    expected, sizes = adapter(frames, lengths)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        vectors, half_sizes = adapter(frames, lengths)
-    assert vectors.isfinite().all()
-    if torch.equal(sizes, half_sizes):
-        assert (vectors - expected).abs().max() < 0.1 * expected.abs().max()
-
-
-def test_an_adapter_is_chosen_by_its_kind() -> None:
-    choice: pydantic.TypeAdapter[AdapterConfig] = pydantic.TypeAdapter(AdapterConfig)
-    assert choice.validate_python({"kind": "stack_mlp", "stack": 2}) == StackMLPConfig(stack=2)
-    with pytest.raises(pydantic.ValidationError, match="linear"):
-        choice.validate_python({"kind": "linear"})
-
-
-def test_stacking_pads_an_odd_end_with_zeros_and_drops_nothing() -> None:
-    adapter = build(StackMLPConfig(stack=3, hidden_dim=7))
-    frames = torch.randn(1, 5, 8)
-    vectors, lengths = adapter(frames, torch.tensor([5]))
-    stacked = torch.cat([frames.flatten(), torch.zeros(8)]).reshape(1, 2, 24)
-    assert lengths.tolist() == [2]
-    torch.testing.assert_close(vectors, adapter.mlp(adapter.norm(stacked)))
-    assert adapter.output_lengths(torch.tensor([0, 1, 3, 4, 6])).tolist() == [0, 1, 1, 2, 2]
-
-
-def test_the_conformer_adapter_has_the_published_sizes() -> None:
-    with torch.device("meta"):
-        adapter: Any = build_adapter(ConformerConfig(), in_dim=1024, out_dim=2048)
-    assert sum(weight.numel() for weight in adapter.conformer.parameters()) == 51_465_216
-    assert sum(weight.numel() for weight in adapter.projection.parameters()) == 2_099_200
-
-
-@pytest.mark.parametrize("config", [ConformerConfig(num_heads=3), ConformerConfig(num_heads=2, conv_kernel=4)])
-def test_conformer_sizes_that_do_not_fit_are_refused(config: ConformerConfig) -> None:
-    with pytest.raises(ModelError, match="multiple of twice the heads and the kernel odd"):
-        build_adapter(config, in_dim=8, out_dim=12)
+from sonant.models.adapters.base import build_adapter
+from sonant.models.adapters.ctc_pooling import CTCPoolingAdapter, CTCPoolingConfig, mean_by_segment, spikes
 
 
 def loop_spikes(best: list[int], blank: int) -> list[tuple[list[int], list[int]]]:
@@ -173,7 +71,7 @@ def test_ctc_pooling_equals_a_loop() -> None:
 
 def test_at_the_start_ctc_pooling_is_a_cascade() -> None:
     """A sure CTC head and a fresh MLP: the vectors are the embeddings of the tokens heard, and nothing else."""
-    adapter = build_adapter(CTCPoolingConfig(), in_dim=4, out_dim=6, vocab_size=3)
+    adapter = build_adapter(CTCPoolingConfig(), in_dims=[4], out_dim=6, vocab_size=3)
     assert isinstance(adapter, CTCPoolingAdapter)
     table = torch.randn(3, 6)
     adapter.anchor(table)
@@ -185,8 +83,22 @@ def test_at_the_start_ctc_pooling_is_a_cascade() -> None:
     torch.testing.assert_close(vectors[0], table[[1, 1, 0]])
 
 
+def test_what_the_second_encoder_hears_changes_no_segment_but_the_vectors() -> None:
+    torch.manual_seed(0)
+    adapter = build_adapter(CTCPoolingConfig(vocab_size=3), in_dims=[4, 2], out_dim=6)
+    assert isinstance(adapter, CTCPoolingAdapter)
+    adapter.anchor(torch.randn(3, 6))
+    nn.init.normal_(adapter.mlp[2].weight)
+    frames = torch.randn(1, 9, 6)
+    other = torch.cat([frames[..., :4], torch.randn(1, 9, 2)], dim=-1)
+    assert torch.equal(adapter.ctc_logits(frames), adapter.ctc_logits(other))
+    (one, sizes), (two, other_sizes) = adapter(frames, torch.tensor([9])), adapter(other, torch.tensor([9]))
+    assert torch.equal(sizes, other_sizes)
+    assert not torch.allclose(one, two)
+
+
 def test_a_penalty_on_blank_keeps_the_tokens_that_greedy_reading_drops() -> None:
-    adapter = build_adapter(CTCPoolingConfig(blank_penalty=2.0), in_dim=4, out_dim=6, vocab_size=3)
+    adapter = build_adapter(CTCPoolingConfig(blank_penalty=2.0), in_dims=[4], out_dim=6, vocab_size=3)
     assert isinstance(adapter, CTCPoolingAdapter)
     table = torch.randn(3, 6)
     adapter.anchor(table)
@@ -217,7 +129,7 @@ def test_the_mean_of_a_segment_without_frames_is_zero() -> None:
 
 
 def test_without_soft_embeddings_no_table_is_needed() -> None:
-    adapter = build_adapter(CTCPoolingConfig(vocab_size=3, soft_embedding=False), in_dim=8, out_dim=12)
+    adapter = build_adapter(CTCPoolingConfig(vocab_size=3, soft_embedding=False), in_dims=[8], out_dim=12)
     assert isinstance(adapter, CTCPoolingAdapter)
     vectors, _ = adapter(torch.randn(1, 6, 8), torch.tensor([6]))
     assert vectors.abs().sum() > 0
@@ -235,8 +147,8 @@ def test_the_table_is_neither_saved_nor_trained() -> None:
 
 def test_what_ctc_pooling_lacks_is_named() -> None:
     with pytest.raises(ModelError, match=r"set adapter\.vocab_size"):
-        build_adapter(CTCPoolingConfig(), in_dim=8, out_dim=12)
-    adapter = build_adapter(CTCPoolingConfig(vocab_size=3), in_dim=8, out_dim=12)
+        build_adapter(CTCPoolingConfig(), in_dims=[8], out_dim=12)
+    adapter = build_adapter(CTCPoolingConfig(vocab_size=3), in_dims=[8], out_dim=12)
     assert isinstance(adapter, CTCPoolingAdapter)
     with pytest.raises(ModelError, match=r"call anchor\(table\)"):
         adapter(torch.randn(1, 6, 8), torch.tensor([6]))
@@ -251,7 +163,7 @@ def test_a_warmer_temperature_spreads_the_posterior() -> None:
     for temperature in (0.1, 1.0, 10.0):
         config = CTCPoolingConfig(vocab_size=5, posterior_temperature=temperature)
         torch.manual_seed(0)
-        adapter = build_adapter(config, in_dim=8, out_dim=5)
+        adapter = build_adapter(config, in_dims=[8], out_dim=5)
         assert isinstance(adapter, CTCPoolingAdapter)
         adapter.anchor(table)
         flatness.append(adapter(frames, torch.tensor([6]))[0].max().item())

@@ -1,6 +1,7 @@
-"""Adapters: frames of a speech encoder -> vectors as wide as the language model's embeddings."""
+"""An adapter that gives one vector for each token heard."""
 
-from typing import Annotated, Literal, Protocol, assert_never
+from collections.abc import Sequence
+from typing import Literal
 
 import pydantic
 import torch
@@ -9,28 +10,7 @@ from torch import Tensor, nn
 
 from sonant.config import Config
 from sonant.errors import ModelError
-from sonant.models.conformer import ConformerEncoder
 from sonant.models.encoders.base import valid_mask, zero_padding
-
-
-class StackMLPConfig(Config):
-    """Stacks frames and maps them by an MLP."""
-
-    kind: Literal["stack_mlp"] = "stack_mlp"
-    stack: int = pydantic.Field(4, ge=1)  # frames joined into one
-    hidden_dim: int | None = None  # None: the language model's width
-
-
-class ConformerConfig(Config):
-    """VoiceTextBlender's adapter: two Conformer layers and a projection. Defaults: arXiv 2410.17485."""
-
-    kind: Literal["conformer"] = "conformer"
-    dim: int | None = None  # None: the encoder's width
-    num_layers: int = pydantic.Field(2, ge=1)
-    num_heads: int = pydantic.Field(8, ge=1)
-    ffn_factor: int = pydantic.Field(4, ge=1)
-    conv_kernel: int = pydantic.Field(9, ge=1)
-    dropout: float = pydantic.Field(0.1, ge=0.0, lt=1.0)
 
 
 class CTCPoolingConfig(Config):
@@ -43,103 +23,6 @@ class CTCPoolingConfig(Config):
     scale: float = 1.0  # of that embedding
     posterior_temperature: float = pydantic.Field(1.0, gt=0.0)
     blank_penalty: float = pydantic.Field(0.0, ge=0.0)  # nats; keeps tokens that a greedy recogniser would drop
-
-
-AdapterConfig = Annotated[StackMLPConfig | ConformerConfig | CTCPoolingConfig, pydantic.Field(discriminator="kind")]
-
-
-class Adapter(Protocol):
-    """An `nn.Module` from frames (A, T, in_dim) to audio vectors (A, T', out_dim)."""
-
-    in_dim: int
-    out_dim: int
-
-    def output_lengths(self, lengths: Tensor) -> Tensor:
-        """Returns how many vectors (A,) clips of `lengths` (A,) frames give; at most, where the sound decides."""
-
-    def forward(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns vectors (A, T', out_dim), zeros past their lengths, and the lengths (A,)."""
-
-    def __call__(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns `forward(frames, lengths)`."""
-
-
-def build_adapter(config: AdapterConfig, *, in_dim: int, out_dim: int, vocab_size: int | None = None) -> Adapter:
-    """Returns the adapter of `config`; `vocab_size` is the language model's, which a CTC head may need.
-
-    Raises: ModelError for sizes that do not fit.
-    """
-    match config:
-        case StackMLPConfig():
-            return StackMLPAdapter(config, in_dim=in_dim, out_dim=out_dim)
-        case ConformerConfig():
-            return ConformerAdapter(config, in_dim=in_dim, out_dim=out_dim)
-        case CTCPoolingConfig():
-            size = config.vocab_size or vocab_size
-            if size is None:
-                raise ModelError("adapter ctc_pooling: its vocabulary is not known; set adapter.vocab_size")
-            return CTCPoolingAdapter(config, in_dim=in_dim, out_dim=out_dim, vocab_size=size)
-        case _:
-            assert_never(config)
-
-
-class StackMLPAdapter(nn.Module):
-    """Joins k frames into one, then layer norm and a two-layer MLP.
-
-    A clip whose length k does not divide is padded with zero frames, never cut: k = 4 makes ceil(n / 4) vectors.
-
-        n = 6:  1 2 3 4 | 5 6 0 0   ->   2 vectors
-    """
-
-    def __init__(self, config: StackMLPConfig, *, in_dim: int, out_dim: int) -> None:
-        super().__init__()
-        self.in_dim, self.out_dim, self.stack = in_dim, out_dim, config.stack
-        hidden_dim = config.hidden_dim or out_dim
-        self.norm = nn.LayerNorm(in_dim * self.stack)
-        self.mlp = nn.Sequential(nn.Linear(in_dim * self.stack, hidden_dim), nn.GELU(), nn.Linear(hidden_dim, out_dim))
-
-    def output_lengths(self, lengths: Tensor) -> Tensor:
-        """Returns ceil(n / stack) (A,)."""
-        return torch.div(lengths + self.stack - 1, self.stack, rounding_mode="floor")
-
-    def forward(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns vectors (A, ceil(T / stack), out_dim) of `frames` (A, T, in_dim), and their lengths (A,)."""
-        frames = F.pad(zero_padding(frames, lengths), (0, 0, 0, -frames.shape[1] % self.stack))
-        stacked = frames.reshape(frames.shape[0], -1, self.stack * self.in_dim)
-        output_lengths = self.output_lengths(lengths)
-        return zero_padding(self.mlp(self.norm(stacked)), output_lengths), output_lengths
-
-
-class ConformerAdapter(nn.Module):
-    """Conformer layers, then a projection; one vector a frame. Source: arXiv 2410.17485."""
-
-    def __init__(self, config: ConformerConfig, *, in_dim: int, out_dim: int) -> None:
-        super().__init__()
-        self.in_dim, self.out_dim = in_dim, out_dim
-        dim = config.dim or in_dim
-        if dim % (2 * config.num_heads) or config.conv_kernel % 2 == 0:
-            raise ModelError(
-                f"adapter conformer: width {dim}, {config.num_heads} heads, kernel {config.conv_kernel}; "
-                "the width must be a multiple of twice the heads and the kernel odd"
-            )
-        self.conformer = ConformerEncoder(
-            in_dim,
-            dim,
-            num_layers=config.num_layers,
-            num_heads=config.num_heads,
-            ffn_factor=config.ffn_factor,
-            conv_kernel=config.conv_kernel,
-            dropout=config.dropout,
-        )
-        self.projection = nn.Linear(dim, out_dim)
-
-    def output_lengths(self, lengths: Tensor) -> Tensor:
-        """Returns `lengths` (A,)."""
-        return lengths
-
-    def forward(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns vectors (A, T, out_dim) of `frames` (A, T, in_dim), and `lengths` (A,)."""
-        return zero_padding(self.projection(self.conformer(frames, lengths)), lengths), lengths
 
 
 class CTCPoolingAdapter(nn.Module):
@@ -155,6 +38,8 @@ class CTCPoolingAdapter(nn.Module):
     vector = scale * soft + MLP(norm(mean frame of the segment), norm(soft))
     soft   = mean over the spike's frames of softmax(logits without blank / temperature) @ embedding table
 
+    With two encoders the CTC head reads the first one's channels, the MLP all: the first hears what is said.
+
     The MLP ends in zeros, so at the start the vectors are expected token embeddings. Set the table by `anchor`.
     Without `soft_embedding` there is neither table nor zeros: vector = MLP(norm(mean frame)).
     Source: after LegoSLM (Ma et al. 2025). Differs from it in one vector a spike, not a frame, and in the MLP.
@@ -162,12 +47,14 @@ class CTCPoolingAdapter(nn.Module):
 
     table: Tensor | None  # (V, D), frozen; not saved: it belongs to the language model
 
-    def __init__(self, config: CTCPoolingConfig, *, in_dim: int, out_dim: int, vocab_size: int) -> None:
+    def __init__(self, config: CTCPoolingConfig, *, in_dims: Sequence[int], out_dim: int, vocab_size: int) -> None:
         super().__init__()
+        in_dim = sum(in_dims)
         self.in_dim, self.out_dim, self.vocab_size = in_dim, out_dim, vocab_size
+        self.heard_dim = in_dims[0]
         self.scale, self.temperature, self.soft = config.scale, config.posterior_temperature, config.soft_embedding
         self.blank_penalty = config.blank_penalty
-        self.ctc_head = nn.Linear(in_dim, vocab_size + 1)
+        self.ctc_head = nn.Linear(self.heard_dim, vocab_size + 1)
         self.norm = nn.LayerNorm(in_dim)
         self.soft_norm = nn.LayerNorm(out_dim) if self.soft else None
         hidden_dim = config.hidden_dim or out_dim
@@ -190,7 +77,7 @@ class CTCPoolingAdapter(nn.Module):
 
     def ctc_logits(self, frames: Tensor) -> Tensor:
         """Returns logits (A, T, V + 1) of `frames` (A, T, in_dim); blank is the last."""
-        logits: Tensor = self.ctc_head(frames)
+        logits: Tensor = self.ctc_head(frames[..., : self.heard_dim])
         return logits
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
