@@ -74,6 +74,16 @@ class SpeechLM(nn.Module):
         """The features a batch must hold, without repetition."""
         return tuple(dict.fromkeys(encoder.feature_spec for encoder in self.speech_encoders))
 
+    def audio_tokens(self, duration_s: float) -> int:
+        """Returns the positions that a clip takes in the LLM, at most: asked of the encoders and the adapter."""
+        frames = []
+        for encoder in self.speech_encoders:
+            spec = encoder.feature_spec
+            num_features = spec.num_frames(round(duration_s * spec.sample_rate_hz))
+            frames.append(encoder.output_lengths(torch.tensor([num_features])))
+        adapter = cast(Adapter, self.adapter)
+        return int(adapter.output_lengths(torch.stack(frames).amin(0)))
+
     def mark_trained(self) -> None:
         """Adds every part that requires gradients to `own_parts`: checkpoints hold it from now on, frozen or not."""
         self.own_parts |= {part_of(name) for name, parameter in self.named_parameters() if parameter.requires_grad}

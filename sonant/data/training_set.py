@@ -1,0 +1,87 @@
+"""Which manifests a speech language model trains on, in which shares, and how its rows become batches.
+
+    speech   any sources, by weight ─┐
+    text     any sources, by weight ─┴─ text_share of the target tokens ──▶ plan ──▶ respan, augment, render ──▶ batches
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field, field_validator
+
+from sonant.audio.augment import Augmenter
+from sonant.audio.features import FeatureSpec
+from sonant.batch import Example, make_example
+from sonant.chat.messages import Conversation
+from sonant.chat.render import render
+from sonant.chat.tokenizer import ChatTokenizer
+from sonant.config import Config
+from sonant.data.blend import Group, Source
+from sonant.data.loader import BatchStream, LoaderConfig, RowSizes
+from sonant.data.manifest import Manifest
+from sonant.data.plan import PlanConfig
+from sonant.data.respan import respan
+
+
+class SourceConfig(Config):
+    """One manifest, relative to `data.root`, and its weight inside its group."""
+
+    manifest: str
+    weight: float = Field(1.0, gt=0)
+
+
+class DataConfig(Config):
+    """Which manifests are blended, in which shares of target tokens, and how they become batches."""
+
+    root: str = "."
+    text_share: float = Field(0.15, gt=0, lt=1)  # of target tokens; mixing "modality" uses plan.audio_share instead
+    temperature: float = Field(0.0, ge=0, le=1)  # inside a group, weight x tokens^temperature
+    speech: dict[str, SourceConfig]
+    text: dict[str, SourceConfig] = Field(default={})
+    dev: tuple[str, ...] = ()
+    dev_rows: int = Field(32, gt=0)  # of each task, at each validation
+    dev_new_tokens: int = Field(64, gt=0)
+    plan: PlanConfig = PlanConfig()
+    loader: LoaderConfig = LoaderConfig()
+
+    @field_validator("speech", "text", mode="before")
+    @classmethod
+    def _without_null(cls, sources: Any) -> Any:
+        """A source of null is left out: how an override takes one away."""
+        return {n: s for n, s in sources.items() if s is not None} if isinstance(sources, dict) else sources
+
+
+@dataclass(frozen=True)
+class Ears:
+    """What a model hears with: its features, and how many positions of the LLM a clip of so many seconds takes."""
+
+    specs: Sequence[FeatureSpec]
+    audio_tokens: Callable[[float], int]
+    augmenter: Augmenter | None = None
+
+
+def make_stream(data: DataConfig, tokenizer: ChatTokenizer, ears: Ears) -> BatchStream:
+    """Returns the blend of the manifests; shares are counted in target tokens, lengths in expanded rows.
+
+    Raises: ManifestError or ConfigError, before anything is trained, for rows or shares that cannot be.
+    """
+
+    def group(name: str, sources: Mapping[str, SourceConfig], weight: float) -> Group:
+        members = [Source(n, Manifest(Path(data.root, s.manifest)), weight=s.weight) for n, s in sources.items()]
+        return Group(name, members, weight=weight, temperature=data.temperature)
+
+    blend = [group("speech", data.speech, 1 - data.text_share)]
+    blend += [group("text", data.text, data.text_share)] if data.text else []
+
+    def example(row: Conversation, rng: np.random.Generator) -> Example:
+        return make_example(respan(row, rng), tokenizer, ears.specs, augmenter=ears.augmenter, rng=rng)
+
+    sizes = RowSizes(
+        text_tokens=lambda row: len(render(row, tokenizer).token_ids),
+        audio_tokens=ears.audio_tokens,
+        target_tokens=lambda row: int(render(row, tokenizer).loss_mask.sum()),
+    )
+    return BatchStream(Group("blend", blend), example, sizes=sizes, plan=data.plan, loader=data.loader)
