@@ -1,7 +1,8 @@
 """`sonant train`: run a recipe from a preset, with settings changed one by one."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -37,15 +38,12 @@ def train(
     import yaml
 
     from sonant.config import load_config, save_config
-    from sonant.errors import ConfigError
-    from sonant.recipes.voicetextblender import VoiceTextBlender, main
     from sonant.train.distributed import leads
 
-    if recipe not in RECIPES:
-        raise ConfigError(f"no recipe {recipe!r}; recipes are {', '.join(RECIPES)}")
+    settings_class, main = load_recipe(recipe)
     presets = [s for s in settings or [] if "=" not in s] or ["tiny"]
     overrides = [s for s in settings or [] if "=" in s] + (["train.resume=true"] if resume else [])
-    config = load_config(VoiceTextBlender, [preset_path(recipe, name) for name in presets], overrides=overrides)
+    config = load_config(settings_class, [preset_path(recipe, name) for name in presets], overrides=overrides)
     if show:
         typer.echo(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
         return
@@ -58,6 +56,19 @@ def train(
         typer.echo(f"stopped by {result.stopped} at step {result.step}; go on with --resume")
         raise typer.Exit(3)
     typer.echo(f"trained: {out / 'model'}")
+
+
+def load_recipe(name: str) -> tuple[type[Any], Callable[..., Any]]:
+    """Returns a recipe's settings and its `main(config, run_dir, say=...)`. Raises: ConfigError that lists them all."""
+    from sonant.errors import ConfigError
+
+    match name:
+        case "voicetextblender":
+            from sonant.recipes import voicetextblender
+
+            return voicetextblender.VoiceTextBlender, voicetextblender.main
+        case _:
+            raise ConfigError(f"no recipe {name!r}; recipes are {', '.join(RECIPES)}")
 
 
 def preset_path(recipe: str, name: str) -> Path:
