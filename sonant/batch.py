@@ -2,11 +2,13 @@
 
 conversation ──render──▶ token_ids, loss_mask, slots
              └─load, augment, extract──▶ features per FeatureSpec     ──collate──▶ Batch
+             └─or read from a cache────▶ (frames of a frozen encoder)
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,7 +21,18 @@ from sonant.audio.features import FeatureSpec, extract
 from sonant.chat.messages import AudioPart, Conversation
 from sonant.chat.render import prompt_ids, render
 from sonant.chat.tokenizer import ChatTokenizer
-from sonant.errors import AudioError
+from sonant.errors import AudioError, ConfigError
+
+
+class CachedFrames(Protocol):
+    """Features made before: the frames of a frozen encoder, say (`sonant.data.frame_cache.FrameCache`)."""
+
+    def __call__(self, part: AudioPart) -> Tensor:
+        """Returns the frames (T, dim) float32 of one segment. Raises: a SonantError if it is not in the cache."""
+        ...
+
+
+NO_CACHE: Mapping[FeatureSpec, CachedFrames] = MappingProxyType({})
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,21 +118,33 @@ def make_example(
     prompt_weight: float = 0.0,
     augmenter: Augmenter | None = None,
     rng: np.random.Generator | None = None,
+    cached: Mapping[FeatureSpec, CachedFrames] = NO_CACHE,
 ) -> Example:
     """Returns one row, its audio loaded and turned into the features every encoder wants.
 
     for_generation: renders the question only, with the generation prompt (see `sonant.chat.render.render`).
     augmenter: changes the sound, drawing from `rng`; two encoders hear the same changed samples.
+    cached: where the features of a spec come from if not from the audio, which no one opens if all of them do; then
+        seconds that the row does not state are counted in frames.
 
-    Raises: ChatError or AudioError, whichever comes first.
+    Raises: ConfigError if sound is to be changed that was encoded before; ChatError or AudioError, whichever comes
+    first.
     """
     if augmenter is not None and rng is None:
         raise ValueError("an augmenter needs rng, so that a row can be made again")
+    if augmenter is not None and any(spec in cached for spec in specs):
+        raise ConfigError(
+            "an augmenter changes sound, but cached frames were made of the sound as it was: "
+            "leave out the augmenter, or the cache"
+        )
     rendered = render(conversation, tokenizer, for_generation=for_generation, prompt_weight=prompt_weight)
     features: dict[FeatureSpec, list[Tensor]] = {spec: [] for spec in specs}
     duration_s = 0.0
     for slot in rendered.slots:
-        segment, heard_s = _hear(slot.audio, specs, augmenter, rng)
+        segment, heard_s = _recall(slot.audio, specs, cached)
+        if unheard := [spec for spec in specs if spec not in cached]:
+            heard, heard_s = _hear(slot.audio, unheard, augmenter, rng)
+            segment |= heard
         duration_s += heard_s
         for spec in specs:
             features[spec].append(segment[spec])
@@ -162,6 +187,15 @@ def collate(examples: Sequence[Example]) -> Batch:
         feature_lengths={spec: lengths for spec, (_, lengths) in features.items()},
         audio_duration_s=sum(e.audio_duration_s for e in examples),
     )
+
+
+def _recall(
+    part: AudioPart, specs: Sequence[FeatureSpec], cached: Mapping[FeatureSpec, CachedFrames]
+) -> tuple[dict[FeatureSpec, Tensor], float]:
+    """The features of one segment that are cached, and its duration in seconds as far as they tell."""
+    features = {spec: cached[spec](part) for spec in specs if spec in cached}
+    longest_s = max((len(frames) / spec.frame_rate_hz for spec, frames in features.items()), default=0.0)
+    return features, part.duration_s or longest_s
 
 
 def _hear(

@@ -12,7 +12,7 @@ from sonant.audio.features import FeatureSpec, extract
 from sonant.batch import collate, make_example
 from sonant.chat.messages import AudioPart, Conversation, assistant, user
 from sonant.chat.render import prompt_ids
-from sonant.errors import AudioError
+from sonant.errors import AudioError, ConfigError
 from sonant.testing import byte_tokenizer, tone
 
 TOKENIZER = byte_tokenizer()
@@ -189,3 +189,45 @@ def test_rows_that_do_not_fit_together_are_refused(rows, examples):
         collate([])
     with pytest.raises(ValueError, match="must hold features for the same encoders"):
         collate([examples[0], make_example(rows[0], TOKENIZER, [TINY])])
+
+
+FROZEN = FeatureSpec.encoded("ear", 3, 25.0)
+
+
+def remembered(part):
+    """Two frames of a clip, told apart by where it starts."""
+    return torch.full((2, 3), 1.0 + part.offset_s)
+
+
+def test_cached_frames_stand_where_features_would_and_no_audio_is_opened(rows, monkeypatch):
+    monkeypatch.setattr(io, "load", lambda *_, **__: pytest.fail("audio was opened"))
+    example = make_example(rows[0], TOKENIZER, [FROZEN], cached={FROZEN: remembered})
+    assert [f[:, 0].tolist() for f in example.features[FROZEN]] == [[1.0, 1.0], pytest.approx([1.1, 1.1])]
+    assert example.audio_duration_s == pytest.approx(2 / 25 + 0.25)  # what the row states, else the frames
+
+
+def test_one_encoder_may_be_cached_while_the_other_listens(rows, examples):
+    mixed = collate([make_example(row, TOKENIZER, [FROZEN, TINY], cached={FROZEN: remembered}) for row in rows])
+    assert torch.equal(mixed.features[TINY], collate(examples).features[TINY])
+    assert mixed.features[FROZEN].shape == (3, 2, 3)
+    assert mixed.feature_lengths[FROZEN].tolist() == [2, 2, 2]
+    assert mixed.audio_duration_s == pytest.approx(0.3 + 0.25 + 0.25)
+    text = collate([make_example(rows[1], TOKENIZER, [FROZEN], cached={FROZEN: remembered})])
+    assert text.features[FROZEN].shape == (0, 0, 3)
+
+
+def test_changing_sound_that_was_encoded_before_is_refused(rows):
+    with pytest.raises(ConfigError, match="leave out the augmenter, or the cache"):
+        make_example(
+            rows[0],
+            TOKENIZER,
+            [FROZEN, TINY],
+            cached={FROZEN: remembered},
+            augmenter=Augmenter(AugmentConfig()),
+            rng=np.random.default_rng(0),
+        )
+
+
+def test_frames_without_a_cache_say_where_they_come_from(rows):
+    with pytest.raises(AudioError, match=r"frames of ear are not extracted but read from a cache"):
+        make_example(rows[0], TOKENIZER, [FROZEN])

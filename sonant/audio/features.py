@@ -2,6 +2,8 @@
 
     samples (S,) ─ frames ─ window ─ |rfft|^2 ─ mel filters ─ log ─ normalise ─ stack ─> (F, M)
 
+A spec of kind "encoded" names what a frozen encoder made of them before: read from a cache, never extracted.
+
 One `FeatureSpec` says everything; its presets give what the Hugging Face feature extractor of each model family gives
 for one recording without padding (tests hold them together within 1e-4). Written out because those extractors cannot
 be compared, hashed or saved, pad and mask in their own ways, and the one of seamless loops over frames in Python.
@@ -24,7 +26,7 @@ from sonant.errors import AudioError, ConfigError
 class FeatureSpec:
     """How to turn samples into features; hashable, so that two encoders with the same ears share the work."""
 
-    kind: Literal["waveform", "log_mel"]
+    kind: Literal["waveform", "log_mel", "encoded"]
     sample_rate_hz: int = 16_000
     num_mels: int = 80
     n_fft: int = 400
@@ -45,6 +47,9 @@ class FeatureSpec:
     deviation_epsilon: float = 0.0
     stack: int = 1  # successive frames side by side in one
     pad_short: bool = False  # zeros follow what is shorter than `min_samples`, instead of an AudioError
+    encoder: str = ""  # encoded only: the encoder whose frames these are, its weights included
+    encoded_dim: int = 1  # encoded only: width of a frame
+    encoded_rate_hz: float = 0.0  # encoded only: frames a second
 
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(type(self)).items():
@@ -56,6 +61,12 @@ class FeatureSpec:
         if self.window_length > self.n_fft:
             raise ConfigError(
                 f"feature spec: window_length {self.window_length} exceeds n_fft {self.n_fft}; shorten it"
+            )
+        given = {bool(self.encoder), self.encoded_rate_hz > 0}
+        if given != {self.kind == "encoded"}:
+            raise ConfigError(
+                f"feature spec: kind {self.kind!r} with encoder {self.encoder!r} at {self.encoded_rate_hz:g} Hz; "
+                "frames of an encoder, and only those, have both: use FeatureSpec.encoded"
             )
 
     @classmethod
@@ -133,18 +144,36 @@ class FeatureSpec:
             pad_short=True,
         )
 
+    @classmethod
+    def encoded(cls, encoder: str, dim: int, frame_rate_hz: float) -> Self:
+        """Returns the frames that `encoder` made of the sound: `dim` wide, `frame_rate_hz` of them a second.
+
+        They are looked up (`sonant.batch.CachedFrames`), not extracted; how an encoder is named so that one with other
+        weights has another name, `sonant.models.encoders.identity.encoded_spec` says.
+        """
+        return cls("encoded", encoder=encoder, encoded_dim=dim, encoded_rate_hz=frame_rate_hz)
+
     @property
     def dim(self) -> int:
         """Returns M, the width of a frame (1 for a waveform)."""
+        if self.kind == "encoded":
+            return self.encoded_dim
         return self.num_mels * self.stack if self.kind == "log_mel" else 1
 
     @property
     def frame_rate_hz(self) -> float:
         """Returns frames per second (samples per second for a waveform)."""
+        if self.kind == "encoded":
+            return self.encoded_rate_hz
         return self.sample_rate_hz / (self.hop_length * self.stack if self.kind == "log_mel" else 1)
 
     def num_frames(self, num_samples: int) -> int:
-        """Returns F, the frames that `extract` makes of S samples (S for a waveform)."""
+        """Returns F, the frames that `extract` makes of S samples (S for a waveform).
+
+        Raises: AudioError for kind "encoded": only the encoder knows, see its `output_lengths`.
+        """
+        if self.kind == "encoded":
+            raise AudioError(f"the number of frames of {self.encoder} is for the encoder to say; ask `output_lengths`")
         if self.pad_short:
             num_samples = max(num_samples, self.min_samples)
         if self.kind == "waveform":
@@ -184,8 +213,14 @@ def extract(samples: Tensor, spec: FeatureSpec) -> Tensor:
 
     samples: (S,) float32 mono in [-1, 1] at `spec.sample_rate_hz`.
 
-    Raises: AudioError if the samples are not one row, or fewer than `spec.min_samples` without `spec.pad_short`.
+    Raises: AudioError if the samples are not one row, fewer than `spec.min_samples` without `spec.pad_short`, or if the
+    spec is of kind "encoded".
     """
+    if spec.kind == "encoded":
+        raise AudioError(
+            f"frames of {spec.encoder} are not extracted but read from a cache; give make_example that cache "
+            "(`cached`), or the feature spec of the encoder itself"
+        )
     if spec.pad_short and samples.ndim == 1 and 0 < len(samples) < spec.min_samples:
         samples = torch.nn.functional.pad(samples, (0, spec.min_samples - len(samples)))
     if samples.ndim != 1 or len(samples) < spec.min_samples:

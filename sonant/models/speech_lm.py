@@ -5,10 +5,11 @@ features ──encoder──▶ frames ─┴─aligned──adapter──▶ au
                                              token_ids ──▶ splice ──LLM──▶ hidden ──head──▶ logits
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import cast
+from functools import cached_property
+from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,10 @@ from sonant.config import Config
 from sonant.errors import ModelError
 from sonant.models.adapters.base import Adapter
 from sonant.models.encoders.base import SpeechEncoder, zero_padding
-from sonant.models.llm import final_hidden, next_token_logits, token_embeddings
+from sonant.models.encoders.identity import encoded_spec
+from sonant.models.llm import final_hidden, last_layer_hidden, next_token_logits, token_embeddings
+from sonant.models.lora import lora_disabled, scaled_lora
+from sonant.models.prompt_lora import PromptAdapter
 from sonant.models.splice import Slots, Spliced, splice
 
 _SILENCE_S = 0.5  # of the dummy pass that keeps ranks in step; longer than any encoder's receptive field needs
@@ -36,6 +40,8 @@ class SpeechLMOutput:
 
 class SpeechLM(nn.Module):
     """One or two speech encoders, an adapter and a causal language model, each replaceable.
+
+    With a prompt adapter the written question scales LoRA, row by row.
 
     Raises: ModelError if the widths of the parts do not fit together.
     """
@@ -61,6 +67,7 @@ class SpeechLM(nn.Module):
         self.encoders = nn.ModuleList(cast("list[nn.Module]", list(encoders)))
         self.adapter = cast("nn.Module", adapter)
         self.llm = llm
+        self.prompt_adapter: PromptAdapter | None = None  # see `sonant.models.build.add_prompt_lora`
         self.config = config  # how `build_speech_lm` made it; what a checkpoint records
         self.own_parts = frozenset(own_parts)  # parts whose weights differ from where `config` says they come from
 
@@ -72,7 +79,29 @@ class SpeechLM(nn.Module):
     @property
     def feature_specs(self) -> tuple[FeatureSpec, ...]:
         """The features a batch must hold, without repetition."""
-        return tuple(dict.fromkeys(encoder.feature_spec for encoder in self.speech_encoders))
+        return self.specs_given(())
+
+    @cached_property
+    def encoded_specs(self) -> tuple[FeatureSpec, ...]:
+        """The frames of each encoder, in their order, as a cache may hold them.
+
+        Named by the weights at the first use; an encoder that trains has none (see `hear`).
+        """
+        return tuple(map(encoded_spec, self.speech_encoders))
+
+    def specs_given(self, cached: Collection[FeatureSpec]) -> tuple[FeatureSpec, ...]:
+        """Returns what rows are made with: an encoder's frames where `cached` has them, else the features it reads.
+
+        `make_example(row, tokenizer, model.specs_given(cached), cached=cached)` makes rows of both kinds.
+        """
+        return tuple(dict.fromkeys(self._specs(cached)))
+
+    def _specs(self, cached: Collection[FeatureSpec]) -> list[FeatureSpec]:
+        """One for each encoder, in their order."""
+        heard = [encoder.feature_spec for encoder in self.speech_encoders]
+        if not any(spec.kind == "encoded" for spec in cached):
+            return heard
+        return [mine if mine in cached else spec for mine, spec in zip(self.encoded_specs, heard, strict=True)]
 
     def audio_tokens(self, duration_s: float) -> int:
         """Returns the positions that a clip takes in the LLM, at most: asked of the encoders and the adapter."""
@@ -84,14 +113,26 @@ class SpeechLM(nn.Module):
         adapter = cast(Adapter, self.adapter)
         return int(adapter.output_lengths(torch.stack(frames).amin(0)))
 
+    def train(self, mode: bool = True) -> Self:
+        """Sets the mode of every part, but an encoder that is frozen, or trains its `layer_weights` alone, stays in eval.
+
+        Dropout inside it would be noise that nothing learns to live with.
+        """
+        super().train(mode)
+        for encoder in self.encoders:
+            if not any(p.requires_grad for name, p in encoder.named_parameters() if name != "layer_weights"):
+                encoder.eval()
+        return self
+
     def mark_trained(self) -> None:
         """Adds every part that requires gradients to `own_parts`: checkpoints hold it from now on, frozen or not."""
         self.own_parts |= {part_of(name) for name, parameter in self.named_parameters() if parameter.requires_grad}
 
     def forward(self, batch: Batch) -> SpeechLMOutput:
         """Returns the hidden states of every position; `logits` makes predictions of those that are needed."""
-        spliced = self.embed(batch)
-        return SpeechLMOutput(final_hidden(self.llm, spliced.inputs_embeds), spliced)
+        scale, spliced = self.lora_scale(batch), self.embed(batch)
+        with scaled_lora(self.llm, scale):
+            return SpeechLMOutput(final_hidden(self.llm, spliced.inputs_embeds), spliced)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Returns (..., V) next-token logits of (..., D) hidden states."""
@@ -121,21 +162,54 @@ class SpeechLM(nn.Module):
             audio_lengths=audio_lengths,
         )
 
+    def lora_scale(self, batch: Batch) -> Tensor | None:
+        """Returns what `scaled_lora` takes for the rows of a batch: what the prompt adapter says; None without one.
+
+        It depends on `batch.prompt_ids` alone, which the LLM reads with LoRA off, as itself, without gradient.
+        """
+        if self.prompt_adapter is None:
+            return None
+        read = final_hidden if self.prompt_adapter.config.final_norm else last_layer_hidden
+        with torch.no_grad(), eval_mode(self.llm), lora_disabled(self.llm):
+            hidden = read(self.llm, token_embeddings(self.llm, batch.prompt_ids))
+        scale: Tensor = self.prompt_adapter(hidden, batch.prompt_lengths)
+        return scale
+
     def hear(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Returns the audio of a batch as the LLM reads it: (A, T, D) vectors, of which lengths (A,) count.
 
-        Raises: ModelError if the batch lacks the features an encoder reads.
-        """
-        missing = [spec for spec in self.feature_specs if spec not in batch.features]
-        if missing:
-            raise ModelError(f"the batch has no features {missing}; make examples with specs=model.feature_specs")
-        specs = [encoder.feature_spec for encoder in self.speech_encoders]
-        return self._listen([batch.features[s] for s in specs], [batch.feature_lengths[s] for s in specs])
+        An encoder whose frames the batch holds already (`encoded_specs`, from a cache) does not run.
 
-    def _listen(self, features: Sequence[Tensor], lengths: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        Raises: ModelError if the batch lacks what an encoder reads, or holds frames of an encoder that trains.
+        """
+        specs = self._specs(batch.features)
+        missing = [spec for spec in specs if spec not in batch.features]
+        if missing:
+            raise ModelError(self._says_missing(missing, batch))
+        return self._listen(specs, [batch.features[s] for s in specs], [batch.feature_lengths[s] for s in specs])
+
+    def _says_missing(self, missing: Sequence[FeatureSpec], batch: Batch) -> str:
+        if others := [spec.encoder for spec in batch.features if spec.kind == "encoded"]:
+            mine = ", ".join(spec.encoder for spec in self.encoded_specs)
+            return (
+                f"the batch holds cached frames of {', '.join(others)}, but this model listens with {mine}; "
+                "cache the frames of this encoder: 'sonant data cache-features'"
+            )
+        return f"the batch has no features {missing}; make examples with specs=model.feature_specs"
+
+    def _listen(
+        self, specs: Sequence[FeatureSpec], features: Sequence[Tensor], lengths: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
         encoders = self.speech_encoders
-        heard = [encoder(f, n) for encoder, f, n in zip(encoders, features, lengths, strict=True)]
-        num_frames = [encoder.output_lengths(n) for encoder, n in zip(encoders, lengths, strict=True)]
+        heard, num_frames = [], []
+        for encoder, spec, f, n in zip(encoders, specs, features, lengths, strict=True):
+            if spec.kind == "encoded":
+                _refuse_training(encoder)
+                heard.append(f)
+                num_frames.append(n)
+            else:
+                heard.append(encoder(f, n))
+                num_frames.append(encoder.output_lengths(n))
         frames, frame_lengths = align_frames(heard, num_frames, [encoder.frame_rate_hz for encoder in encoders])
         dtype = next((parameter.dtype for parameter in self.adapter.parameters()), frames.dtype)
         audio, audio_lengths = self.adapter(frames.to(dtype), frame_lengths)
@@ -144,14 +218,15 @@ class SpeechLM(nn.Module):
     def _hear_silence(self) -> Tensor:
         """A number that depends on every parameter that hears; in eval mode, so batch norm does not learn silence."""
         device = next(self.parameters()).device
-        features = [_silence(spec, device) for spec in (encoder.feature_spec for encoder in self.speech_encoders)]
+        specs = self._specs(())
+        features = [_silence(spec, device) for spec in specs]
         lengths = [torch.tensor([feature.shape[1]], device=device) for feature in features]
         with eval_mode(self):
-            return self._listen(features, lengths)[0].sum()
+            return self._listen(specs, features, lengths)[0].sum()
 
 
 def part_of(name: str) -> str:
-    """Returns the part a parameter belongs to: "adapter", "lora", "llm", "encoders.0" or "encoders.1"."""
+    """Returns the part of a parameter: "adapter", "prompt_adapter", "lora", "llm", "encoders.0" or "encoders.1"."""
     first, second, *_ = name.split(".")
     if first == "encoders":
         return f"{first}.{second}"
@@ -204,6 +279,15 @@ def _to_rate(frames: Tensor, lengths: Tensor, ratio: float) -> tuple[Tensor, Ten
     centres = (torch.arange(int(slow_lengths.max()), device=frames.device) + 0.5) * ratio
     nearest = torch.minimum(centres.long(), (lengths[:, None] - 1).clamp(min=0))
     return frames.take_along_dim(nearest[..., None], dim=1), slow_lengths
+
+
+def _refuse_training(encoder: SpeechEncoder) -> None:
+    module = cast("nn.Module", encoder)
+    if module.training and any(parameter.requires_grad for parameter in module.parameters()):
+        raise ModelError(
+            f"{type(encoder).__name__} trains, but the batch holds frames it made before; freeze the encoder, or train "
+            "without the cache"
+        )
 
 
 def _silence(spec: FeatureSpec, device: torch.device) -> Tensor:

@@ -178,7 +178,7 @@ def test_a_spec_survives_json_and_is_hashable(name: str) -> None:
     [
         ({"kind": "log_mel", "num_bins": 3}, "unknown key 'num_bins'"),
         ({}, "no kind"),
-        ({"kind": "mfcc"}, "kind is 'mfcc'; one of waveform, log_mel is allowed"),
+        ({"kind": "mfcc"}, "kind is 'mfcc'; one of waveform, log_mel, encoded is allowed"),
         ({"kind": "log_mel", "window": "hamming"}, "window is 'hamming'; one of hann, hann_symmetric, povey"),
         ({"kind": "log_mel", "hop_length": 0}, "hop_length is 0; 1 or more is allowed"),
         ({"kind": "log_mel", "window_length": 999}, "window_length 999 exceeds n_fft 400"),
@@ -198,3 +198,15 @@ def test_thousands_of_clips_take_seconds() -> None:
         extract(samples, FeatureSpec.tiny())
         times.append(time.thread_time() - start)
     assert min(times) < 0.01
+
+
+def test_frames_of_an_encoder_have_a_width_and_a_rate_and_survive_json():
+    spec = FeatureSpec.encoded("ear-0123", 64, 12.5)
+    assert (spec.dim, spec.frame_rate_hz) == (64, 12.5)
+    assert FeatureSpec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
+    with pytest.raises(AudioError, match="is for the encoder to say"):
+        spec.num_frames(16_000)
+    with pytest.raises(ConfigError, match=r"use FeatureSpec\.encoded"):
+        FeatureSpec("encoded")
+    with pytest.raises(ConfigError, match=r"use FeatureSpec\.encoded"):
+        FeatureSpec("waveform", encoder="ear")
