@@ -87,7 +87,12 @@ def require_program(program: str, install: str) -> None:
 
 
 def refuse_unused(request: SpeechRequest, name: str, command: str) -> None:
-    """Raises EngineError if the request asks for a rate or pitch that the command has no field for."""
+    """Raises EngineError if the request asks for a change that the command has no field for."""
+    if (request.pitch_range, request.volume) != (1.0, 1.0):
+        asked = f"{request.pitch_range}, {request.volume}"
+        raise EngineError(
+            f"{name} cannot change pitch_range or volume (asked: {asked}); leave them at 1.0, or use espeak"
+        )
     if request.pitch != 1.0 and "{pitch" not in command:
         raise EngineError(f"{name} cannot change the pitch (asked: {request.pitch}); leave it at 1.0")
     if request.rate != 1.0 and "{rate" not in command and "{stretch" not in command:

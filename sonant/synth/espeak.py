@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import IO
 
 import numpy as np
@@ -23,7 +24,8 @@ class EspeakSynthesizer:
     """Speaks with espeak-ng voices such as `en`, `en-us+f3`, `en-gb-scotland+klatt2`, `de+m5`.
 
     A request's bytes depend on the request alone: not on the worker, nor on what was spoken before.
-    `rate` 1.0 is 175 words a minute; `pitch` 1.0 is espeak's 50 and may reach from 0 to 2.
+    `rate` 1.0 is 175 words a minute; `pitch` 1.0 is espeak's 50 and may reach from 0 to 2, `pitch_range` likewise.
+    `volume` 1.0 is espeak's 100, a peak of about 0.6; from 1.5 on loud voices are limited, softly.
     """
 
     name = "espeak"
@@ -60,8 +62,7 @@ def _start(requests: Sequence[SpeechRequest]) -> "subprocess.Popen[bytes]":
     # A file as stdin: a pipe would block us on writing while the worker blocks on answering.
     with tempfile.TemporaryFile() as lines:
         for request in requests:
-            values = {"text": request.text, "voice": request.voice, "rate": request.rate, "pitch": request.pitch}
-            lines.write(json.dumps(values).encode() + b"\n")
+            lines.write(json.dumps(asdict(request)).encode() + b"\n")
         lines.seek(0)
         command = [sys.executable, "-m", "sonant.synth.espeak_worker"]
         return subprocess.Popen(command, stdin=lines, stdout=subprocess.PIPE)

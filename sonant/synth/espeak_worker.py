@@ -19,7 +19,9 @@ from typing import Any, BinaryIO
 HEADER = struct.Struct("<iI")  # sample rate in Hz (0: the payload is an error message), number of bytes that follow
 NO_VOICE = "no voice"  # how the message begins when another text would not help
 _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
-_SYNCHRONOUS, _CHARS_UTF8, _RATE, _PITCH = 2, 1, 1, 3  # speak_lib.h
+_SYNCHRONOUS, _CHARS_UTF8 = 2, 1  # speak_lib.h
+# Field of a request -> espeak's parameter, and its value at 1.0.
+_PARAMETERS = {"rate": (1, 175), "pitch": (3, 50), "pitch_range": (4, 50), "volume": (2, 100)}
 
 
 def main() -> None:
@@ -67,7 +69,7 @@ def _in_child(work: Callable[[], bytes]) -> tuple[bool, bytes]:
     return os.waitpid(child, 0)[1] == 0, payload
 
 
-def _speak(library: Any, variants: set[str], *, text: str, voice: str, rate: float, pitch: float) -> bytes:
+def _speak(library: Any, variants: set[str], *, text: str, voice: str, **factors: float) -> bytes:
     chunks: list[bytes] = []
     library.espeak_ng_SetRandSeed(1)
 
@@ -82,8 +84,9 @@ def _speak(library: Any, variants: set[str], *, text: str, voice: str, rate: flo
     # espeak takes an unknown variant without a word and speaks with the plain voice.
     if (variant and variant not in variants) or library.espeak_SetVoiceByName(voice.encode()) != 0:
         raise ValueError(f"{NO_VOICE} {voice!r}")
-    _check(library.espeak_SetParameter(_RATE, round(175 * rate), 0), "rate")
-    _check(library.espeak_SetParameter(_PITCH, round(50 * pitch), 0), "pitch")
+    for name, factor in factors.items():
+        number, own = _PARAMETERS[name]
+        _check(library.espeak_SetParameter(number, round(own * factor), 0), name)
     if "\0" in text:
         raise ValueError("the text holds a zero character, at which espeak would stop")
     encoded = text.encode() + b"\0"

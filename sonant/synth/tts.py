@@ -1,7 +1,7 @@
 """Text to speech: one signature for every engine, and clips kept as files.
 
-A clip's file is named by the hash of (engine, text, voice, rate, pitch), so the folder of clips is its own cache:
-a second run makes only what is missing.
+A clip's file is named by the hash of its request and engine, so the folder of clips is its own cache: a second run
+makes only what is missing.
 """
 
 import hashlib
@@ -25,18 +25,29 @@ Speech = tuple[NDArray[np.float32], int]  # samples (S,) mono in [-1, 1], sample
 
 @dataclass(frozen=True)
 class SpeechRequest:
-    """One clip to speak: `rate` and `pitch` are factors on the voice's own (1.0 = as it is)."""
+    """One clip to speak: everything but text and voice is a factor on the voice's own (1.0 = as it is).
+
+    pitch_range: how far the pitch moves around its height (0: a monotone). volume: of the samples, before an engine
+    limits them. espeak alone knows these two; other engines refuse anything but 1.0.
+    """
 
     text: str
     voice: str
     rate: float = 1.0
     pitch: float = 1.0
+    pitch_range: float = 1.0
+    volume: float = 1.0
 
     def __post_init__(self) -> None:
         if not self.text.strip():
             raise SynthesisError("there is nothing to speak: the text is empty; give at least one word")
         if not 0.25 <= self.rate <= 4.0 or not 0.0 <= self.pitch <= 2.0:
             raise SynthesisError(f"rate {self.rate}, pitch {self.pitch}: allowed are rate 0.25 to 4 and pitch 0 to 2")
+        if not 0.0 <= self.pitch_range <= 2.0 or not 0.0 < self.volume <= 2.0:
+            raise SynthesisError(
+                f"pitch_range {self.pitch_range}, volume {self.volume}: allowed are pitch_range 0 to 2 and volume "
+                "above 0 to 2"
+            )
 
 
 class Synthesizer(Protocol):
@@ -99,6 +110,8 @@ def clip_path(
 ) -> Path:
     """Returns where the clip of `request` lives in `folder`."""
     identity: list[str | float] = [engine, request.text, request.voice, request.rate, request.pitch]
+    if (request.pitch_range, request.volume) != (1.0, 1.0):  # clips made before these were known keep their names
+        identity.append(f"pitch_range={request.pitch_range} volume={request.volume}")
     if sample_rate_hz != 16_000:
         identity.append(sample_rate_hz)
     return Path(folder, hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:20] + suffix)

@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,25 @@ def test_rate_and_pitch_change_the_clip():
     assert high != plain
 
 
+def test_a_factor_of_one_asks_espeak_for_what_it_does_unasked() -> None:
+    script = (
+        "from sonant.synth.espeak_worker import _PARAMETERS, _find_espeak; library, data = _find_espeak()\n"
+        "library.espeak_Initialize(2, 0, data.encode(), 0)\n"
+        "assert all(library.espeak_GetParameter(number, 0) == own for number, own in _PARAMETERS.values())"
+    )
+    subprocess.run([sys.executable, "-c", script], timeout=10, check=True)
+
+
+def test_pitch_range_and_volume_change_the_clip():
+    changes = ({}, {"pitch_range": 0.0}, {"volume": 0.5}, {"volume": 2.0})
+    plain, flat, soft, loud = spoken([SpeechRequest("one", "en", **c) for c in changes])
+    assert flat != plain
+    loudness = [np.abs(np.frombuffer(clip, np.float32)).mean() for clip in (soft, plain, loud)]
+    assert loudness[0] == pytest.approx(0.5 * loudness[1], rel=0.05)
+    assert 1.7 * loudness[1] < loudness[2] < 2.05 * loudness[1]
+    assert np.abs(np.frombuffer(loud, np.float32)).max() <= 1.0
+
+
 @pytest.mark.parametrize("voice", ["en-gb+f3", "en+nobody", "nowhere"])
 def test_an_unknown_voice_is_refused_and_not_replaced(voice: str):
     with pytest.raises(SynthesisError, match="no voice"):
@@ -64,6 +84,9 @@ def test_an_empty_text_and_a_wild_rate_are_refused():
         SpeechRequest("  ", "en")
     with pytest.raises(SynthesisError, match=r"0\.25 to 4"):
         SpeechRequest("one", "en", rate=9.0)
+    for wild in ({"pitch_range": 2.1}, {"volume": 0.0}, {"volume": 3.0}):
+        with pytest.raises(SynthesisError, match="volume above 0 to 2"):
+            SpeechRequest("one", "en", **wild)
 
 
 def test_an_unknown_engine_is_named_with_the_known_ones():
@@ -93,6 +116,13 @@ def test_clips_are_kept_by_hash_and_made_once(tmp_path: Path):
     assert speak(engine, [*requests, SpeechRequest("c", "v")], folder=tmp_path)[:3] == first
     assert engine.spoken == ["a", "b", "c"]
     assert clip_path(tmp_path, "counting", SpeechRequest("a", "v", rate=1.1)) != first[0]
+
+
+def test_clips_made_before_pitch_range_and_volume_were_known_keep_their_names():
+    request = SpeechRequest("the red cat sleeps", "en", 1.1, 0.8)
+    assert clip_path("", "espeak", request).name == "d68c5ae841c25d1f4a32.wav"
+    names = {clip_path("", "espeak", replace(request, **c)) for c in ({}, {"pitch_range": 1.5}, {"volume": 1.5})}
+    assert len(names) == 3
 
 
 def test_a_silent_clip_is_an_error(tmp_path: Path):
@@ -156,6 +186,12 @@ def test_a_zero_character_does_not_cut_a_text_short():
 def test_a_program_without_a_field_for_the_pitch_refuses_a_pitch():
     with pytest.raises(SynthesisError, match="pitch"):
         list(CommandSynthesizer("true", ["true"]).synthesize([SpeechRequest("one", "v", pitch=1.5)]))
+
+
+@pytest.mark.parametrize("change", [{"pitch_range": 1.5}, {"volume": 0.5}])
+def test_every_other_program_refuses_another_pitch_range_or_volume(change: dict[str, float]):
+    with pytest.raises(EngineError, match="use espeak"):
+        list(CommandSynthesizer("true", ["true", "{pitch}"]).synthesize([SpeechRequest("one", "v", **change)]))
 
 
 @pytest.mark.parametrize(("engine", "voice"), [("flite", "kal16"), ("festival", "kal_diphone")])
