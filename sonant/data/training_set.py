@@ -1,11 +1,11 @@
 """Which manifests a speech language model trains on, in which shares, and how its rows become batches.
 
-    speech   any sources, by weight ─┐
-    text     any sources, by weight ─┴─ text_share of the target tokens ──▶ plan ──▶ respan, augment, render ──▶ batches
+speech   any sources, by weight ─┐
+text     any sources, by weight ─┴─ text_share of the target tokens ──▶ plan ──▶ respan, augment, render ──▶ batches
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from pydantic import Field, field_validator
 
 from sonant.audio.augment import Augmenter
 from sonant.audio.features import FeatureSpec
-from sonant.batch import Example, make_example
+from sonant.batch import CachedFrames, Example, make_example
 from sonant.chat.messages import Conversation
 from sonant.chat.render import render
 from sonant.chat.tokenizer import ChatTokenizer
@@ -61,6 +61,7 @@ class Ears:
     specs: Sequence[FeatureSpec]
     audio_tokens: Callable[[float], int]
     augmenter: Augmenter | None = None
+    cached: Mapping[FeatureSpec, CachedFrames] = field(default_factory=dict)  # frames of frozen encoders
 
 
 def make_stream(data: DataConfig, tokenizer: ChatTokenizer, ears: Ears) -> BatchStream:
@@ -77,7 +78,9 @@ def make_stream(data: DataConfig, tokenizer: ChatTokenizer, ears: Ears) -> Batch
     blend += [group("text", data.text, data.text_share)] if data.text else []
 
     def example(row: Conversation, rng: np.random.Generator) -> Example:
-        return make_example(respan(row, rng), tokenizer, ears.specs, augmenter=ears.augmenter, rng=rng)
+        return make_example(
+            respan(row, rng), tokenizer, ears.specs, augmenter=ears.augmenter, rng=rng, cached=ears.cached
+        )
 
     sizes = RowSizes(
         text_tokens=lambda row: len(render(row, tokenizer).token_ids),

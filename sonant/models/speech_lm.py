@@ -20,6 +20,7 @@ from sonant.batch import Batch
 from sonant.config import Config
 from sonant.errors import ModelError
 from sonant.models.adapters.base import Adapter
+from sonant.models.encoders.averaged import mean_of_frames
 from sonant.models.encoders.base import SpeechEncoder, zero_padding
 from sonant.models.encoders.identity import encoded_spec
 from sonant.models.llm import final_hidden, last_layer_hidden, next_token_logits, token_embeddings
@@ -270,11 +271,7 @@ def _to_rate(frames: Tensor, lengths: Tensor, ratio: float) -> tuple[Tensor, Ten
     if window == 1 and abs(ratio - 1) < 1e-6:
         return frames, lengths
     if abs(ratio - window) < 1e-6:
-        frames = zero_padding(frames, lengths)
-        frames = nn.functional.pad(frames, (0, 0, 0, -frames.shape[1] % window))
-        starts = torch.arange(0, frames.shape[1], window, device=frames.device)
-        counts = (lengths[:, None] - starts).clamp(1, window)
-        return frames.unflatten(1, (-1, window)).sum(2) / counts[..., None], -(-lengths // window)
+        return mean_of_frames(frames, lengths, window), -(-lengths // window)
     slow_lengths = torch.floor(lengths / ratio + 0.5).long()
     centres = (torch.arange(int(slow_lengths.max()), device=frames.device) + 0.5) * ratio
     nearest = torch.minimum(centres.long(), (lengths[:, None] - 1).clamp(min=0))

@@ -27,6 +27,7 @@ class EncoderConfig(Config):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     num_layers: int | None = None  # keep the first layers only (and the final norm); None: all of them
     pad_to_30s: bool = False  # whisper only: encode 30 s however short the clip is, as its authors do
+    average: int = pydantic.Field(default=1, gt=0)  # one frame is the mean of so many: a lower rate
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sonant.audio.features import FeatureSpec
+from sonant.models.encoders.averaged import AveragedEncoder
 from sonant.models.encoders.base import SpeechEncoder
 
 _DIGEST_LETTERS = 16
@@ -20,8 +21,11 @@ def encoded_spec(encoder: SpeechEncoder) -> FeatureSpec:
     The hash is over its weights (names, types, values), its own options and the features it reads. So an encoder
     trained for one more step, cut to fewer layers or run in another precision has another name; the same one loaded
     twice, on another device or by a newer library has the same. The architecture is left out: libraries add keys to
-    it, and what it shapes shows in the weights.
+    it, and what it shapes shows in the weights. Means of frames keep the encoder's name; their rate tells them apart.
     """
+    if isinstance(encoder, AveragedEncoder):
+        own = encoded_spec(cast("SpeechEncoder", encoder.encoder))
+        return FeatureSpec.encoded(own.encoder, own.dim, encoder.frame_rate_hz)
     module = cast("nn.Module", encoder)
     options = {
         name: value

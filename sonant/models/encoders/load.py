@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from sonant.models.encoders.averaged import AveragedEncoder
 from sonant.models.encoders.base import EncoderConfig, SpeechEncoder
 from sonant.models.encoders.parakeet import ParakeetEncoder
 from sonant.models.encoders.seamless import SeamlessEncoder
@@ -25,4 +26,5 @@ def load_encoder(config: EncoderConfig) -> SpeechEncoder:
 
     Raises: ModelError for weights or settings that are missing or do not fit.
     """
-    return ENCODERS[config.kind](config)
+    encoder = ENCODERS[config.kind](config)
+    return encoder if config.average == 1 else AveragedEncoder(encoder, config.average)

@@ -11,9 +11,9 @@ from sonant.models.encoders.load import load_encoder
 SHAPE = {"vocab_size": 50, "dim": 16, "num_layers": 2, "num_heads": 2, "feed_forward_dim": 16, "letter_layer": 1}
 
 
-def small_encoder(**changes):
+def small_encoder(*, average=1, **changes):
     torch.manual_seed(0)
-    return load_encoder(EncoderConfig(kind="tiny", architecture={**SHAPE, **changes}))
+    return load_encoder(EncoderConfig(kind="tiny", architecture={**SHAPE, **changes}, average=average))
 
 
 def test_the_same_encoder_has_the_same_name_wherever_it_is_loaded():
@@ -40,3 +40,9 @@ def test_whisper_that_pads_is_another_encoder_than_whisper_that_does_not():
         torch.manual_seed(0)
         names.add(encoded_spec(load_encoder(EncoderConfig(kind="whisper", architecture=shape, pad_to_30s=pads))))
     assert len(names) == 2
+
+
+def test_means_of_frames_keep_the_encoders_name_at_their_own_rate():
+    own, mean = encoded_spec(small_encoder()), encoded_spec(small_encoder(average=2))
+    assert (mean.encoder, mean.dim, mean.frame_rate_hz) == (own.encoder, own.dim, 12.5)
+    assert mean != own

@@ -1,0 +1,56 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from sonant.audio.features import FeatureSpec
+from sonant.chat.messages import AudioPart, Conversation, assistant, user
+from sonant.data.manifest import write
+from sonant.data.training_set import DataConfig, Ears, SourceConfig, make_stream
+from sonant.testing import byte_tokenizer
+
+TOKENIZER = byte_tokenizer()
+EARS = Ears((), audio_tokens=lambda duration_s: round(10 * duration_s))
+
+
+def data(root: Path, **changes: object) -> DataConfig:
+    speech = [Conversation((user(AudioPart("a.wav", duration_s=2.0)), assistant("yes"))) for _ in range(30)]
+    text = [Conversation((user("well?"), assistant("no"))) for _ in range(30)]
+    write(root / "speech.jsonl", [replace(row, id=f"s{i}", task="qa") for i, row in enumerate(speech)])
+    write(root / "text.jsonl", [replace(row, id=f"t{i}", task="chat") for i, row in enumerate(text)])
+    values = {
+        "root": str(root),
+        "speech": {"qa": {"manifest": "speech.jsonl"}},
+        "text": {"chat": {"manifest": "text.jsonl"}},
+        "text_share": 0.25,
+        "plan": {"token_budget": 400, "micro_batches": 1},
+    }
+    return DataConfig.model_validate(values | changes)
+
+
+def test_text_gets_its_share_of_the_answers_tokens(tmp_path: Path) -> None:
+    stream = make_stream(data(tmp_path), TOKENIZER, EARS)
+    shares = stream.shares()
+    assert shares["chat"] == pytest.approx(0.25, abs=0.03)
+    assert shares["qa"] + shares["chat"] == pytest.approx(1)
+
+
+def test_a_clip_counts_as_many_tokens_as_the_ears_say(tmp_path: Path) -> None:
+    heard = make_stream(data(tmp_path, text={}), TOKENIZER, EARS).lengths
+    deaf = make_stream(data(tmp_path, text={}), TOKENIZER, Ears((), audio_tokens=lambda duration_s: 0)).lengths
+    assert set(heard - deaf) == {20}
+
+
+def test_an_override_of_null_takes_a_source_away() -> None:
+    config = DataConfig.model_validate({"speech": {"a": {"manifest": "a.jsonl"}, "b": None}})
+    assert config.speech == {"a": SourceConfig(manifest="a.jsonl")}
+
+
+def test_cached_frames_reach_the_batches(tmp_path: Path) -> None:
+    frozen = FeatureSpec.encoded("ear", 3, 25.0)
+    ears = Ears([frozen], audio_tokens=lambda duration_s: 20, cached={frozen: lambda part: torch.ones(2, 3)})
+    config = data(tmp_path, loader={"workers": 0})
+    batches = [next(make_stream(config, TOKENIZER, ears).steps()).batches[0]]  # a.wav does not even exist
+    assert all(batch.features[frozen].shape == (batch.num_audio, 2 if batch.num_audio else 0, 3) for batch in batches)
+    assert sum(batch.num_audio for batch in batches) > 0
