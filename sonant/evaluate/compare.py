@@ -13,8 +13,8 @@ import numpy as np
 
 from sonant.errors import EvaluationError
 from sonant.evaluate.judge import Case, Judge, Judged, Verdict, summarize
-from sonant.evaluate.metrics.score import Estimate, Score, mean, ratio
-from sonant.evaluate.metrics.text import in_language, metric_named
+from sonant.evaluate.metrics.named import in_language, metric_named
+from sonant.evaluate.metrics.score import Estimate, RowMetric, Score, mean, ratio
 from sonant.evaluate.normalize import normalizer
 from sonant.evaluate.run_folder import Json, Run, read_run, references_of
 
@@ -244,5 +244,8 @@ def _estimate(items: Sequence[Json], metric: str, arm: str, *, how: Json) -> Est
     references = [[clean(text) for text in references_of(item)] for item in items]
     pinned = how.get("pins", {}).get("metrics", [])  # "bleu:char" where the score is called "bleu"
     exact = next((name for name in pinned if name.partition(":")[0] == metric), metric)
-    chosen = in_language(metric_named(exact), items[0].get("target_language"))
-    return chosen.estimate([clean(item[arm]) for item in items], references)
+    chosen = metric_named(exact)
+    if isinstance(chosen, RowMetric):
+        raise EvaluationError(f"{metric}: the items hold no marks by it; evaluate both runs again")
+    answers = [clean(item[arm]) for item in items]
+    return in_language(chosen, items[0].get("target_language")).estimate(answers, references)

@@ -9,8 +9,8 @@ import numpy as np
 from sonant.chat.messages import Conversation
 from sonant.data.prompts import Split
 from sonant.evaluate.judge import Judge, Verdict, summarize
-from sonant.evaluate.metrics.score import Counts, Estimate, RatioMetric, Score, mean, ratio
-from sonant.evaluate.metrics.text import in_language
+from sonant.evaluate.metrics.named import in_language
+from sonant.evaluate.metrics.score import Counts, Estimate, RatioMetric, RowMetric, Score, mean, ratio
 from sonant.evaluate.normalize import normalizer
 from sonant.evaluate.tasks import JUDGE, JUDGE_FAILED, Task
 from sonant.evaluate.wordings import Wording
@@ -53,12 +53,15 @@ def mark(
     counts: dict[str, dict[str, Counts]] = {}
     estimates: Estimates = {}
     for metric in how.metrics:
-        if isinstance(metric, RatioMetric):
+        if isinstance(metric, RowMetric):
+            counts[metric.name] = {arm: metric.counts(texts, rows) for arm, texts in arms.items()}
+        elif isinstance(metric, RatioMetric):
             counts[metric.name] = {arm: metric.counts(texts, references) for arm, texts in answers.items()}
-            estimates[metric.name] = {arm: ratio(each) for arm, each in counts[metric.name].items()}
         else:
             there = in_language(metric, target_language(rows))
             estimates[metric.name] = {arm: there.estimate(texts, references) for arm, texts in answers.items()}
+            continue
+        estimates[metric.name] = {arm: ratio(each) for arm, each in counts[metric.name].items()}
     judged: dict[str, Any] = {}
     if judge is not None:
         for arm, said in (verdicts or {}).items():

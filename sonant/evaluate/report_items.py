@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from sonant.evaluate.metrics.named import METRICS
 from sonant.evaluate.metrics.score import RatioMetric
-from sonant.evaluate.metrics.text import EXACT, METRICS, distances
+from sonant.evaluate.metrics.text import EXACT, distances
 from sonant.evaluate.normalize import Normalizer, normalizer
 from sonant.evaluate.report_audio import Clip, Clips
 from sonant.evaluate.run_folder import Json, references_of

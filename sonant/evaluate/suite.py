@@ -27,7 +27,7 @@ from sonant.data.manifest import Manifest
 from sonant.data.prompts import load_prompt_bank
 from sonant.data.shards import file_sha256
 from sonant.errors import EvaluationError, ManifestError
-from sonant.evaluate.metrics.text import metric_named
+from sonant.evaluate.metrics.named import metric_named
 from sonant.evaluate.normalize import NormalizerName
 from sonant.evaluate.run import EvalSet, sets_of
 from sonant.evaluate.tasks import Task, task_named

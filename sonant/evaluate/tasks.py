@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from sonant.evaluate.metrics.score import Metric
+from sonant.evaluate.metrics.named import exact_name
+from sonant.evaluate.metrics.score import AnyMetric
 from sonant.evaluate.metrics.text import (
     ACCURACY,
     BLEU,
@@ -15,7 +16,6 @@ from sonant.evaluate.metrics.text import (
     NO_CHOICE,
     ROUGE_L,
     WER,
-    exact_name,
 )
 from sonant.evaluate.normalize import NormalizerName, normalizer_version
 
@@ -26,7 +26,7 @@ JUDGE, JUDGE_FAILED = "judge", "judge_failed"  # metrics by verdicts: points of 
 class Task:
     """Metrics, the first of which is the headline, the normaliser of both sides, and the rubric of a judge if any."""
 
-    metrics: tuple[Metric, ...]
+    metrics: tuple[AnyMetric, ...]
     normalizer: NormalizerName = "basic"
     judge: str | None = None
 

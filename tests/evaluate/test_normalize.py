@@ -1,7 +1,7 @@
 import pytest
 
 from sonant.errors import EvaluationError
-from sonant.evaluate.metrics.text import metric_named
+from sonant.evaluate.metrics.named import metric_named
 from sonant.evaluate.normalize import basic, normalizer, normalizer_version
 
 

@@ -7,6 +7,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from sonant.chat.messages import Conversation
 from sonant.errors import EvaluationError
 
 RESAMPLES = 1000
@@ -112,6 +113,26 @@ class RatioMetric:
     def _best(self, counts: Sequence[tuple[float, float]]) -> tuple[float, float]:
         choose = max if self.higher_is_better else min
         return choose(counts, key=lambda pair: pair[0] / max(pair[1], 1))
+
+
+@dataclass(frozen=True)
+class RowMetric:
+    """100 x counts over sizes where what is right is more than a text: rows are seen whole, all of a set at once.
+
+    Answers arrive as they were given; each metric says what it forgives.
+    """
+
+    name: str
+    higher_is_better: bool
+    count: Callable[[Sequence[str], Sequence[Conversation]], Sequence[tuple[float, float]]]  # (count, size) of each row
+
+    def counts(self, answers: Sequence[str], rows: Sequence[Conversation]) -> Counts:
+        """Returns (N, 2): count and size of each row. Raises: EvaluationError for a row that lacks what it takes."""
+        check_pairs(answers, [row.reference for row in rows])
+        return np.array(self.count(answers, rows), dtype=np.float64)
+
+
+AnyMetric: TypeAlias = Metric | RowMetric
 
 
 def several(reference: Reference) -> tuple[str, ...]:

@@ -2,16 +2,14 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from sonant.errors import EvaluationError
 from sonant.evaluate.metrics.choice import chosen
 from sonant.evaluate.metrics.score import (
     Estimate,
-    Metric,
     RatioMetric,
     Reference,
     Score,
@@ -19,10 +17,6 @@ from sonant.evaluate.metrics.score import (
     resampled_sums,
     several,
 )
-from sonant.evaluate.normalize import Normalizer, normalizer
-
-# sacrebleu's own choices by target language; Japanese and Korean need a dictionary to find words.
-BLEU_TOKENIZERS = {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}
 
 
 def word_errors(hypothesis: str, reference: str) -> tuple[float, float]:
@@ -142,45 +136,3 @@ ACCURACY = RatioMetric("accuracy", higher_is_better=True, count=chosen_rightly)
 NO_CHOICE = RatioMetric("no_choice", higher_is_better=False, count=not_chosen)
 BLEU = SacreMetric("bleu")
 CHRF = SacreMetric("chrf")
-METRICS: dict[str, Metric] = {
-    m.name: m for m in (WER, CER, EXACT, CONTAINS, F1, ROUGE_L, ACCURACY, NO_CHOICE, BLEU, CHRF)
-}
-
-
-def metric_named(name: str) -> Metric:
-    """Returns the metric of that name.
-
-    "bleu:TOKENIZER" is BLEU on words cut in that way, "wer@NORMALIZER" a ratio metric with a normaliser of its own.
-    Raises: EvaluationError if there is none.
-    """
-    plain, _, own = name.partition("@")
-    metric = METRICS.get(plain)
-    if plain.startswith("bleu:") and not own:
-        return SacreMetric("bleu", plain.removeprefix("bleu:"))
-    if metric is None or (own and not isinstance(metric, RatioMetric)):
-        known = f"{', '.join(METRICS)}, bleu:char (a tokenizer), wer@none (a normaliser of its own)"
-        raise EvaluationError(f"no metric {name!r}; known are {known}")
-    if not own:
-        return metric
-    assert isinstance(metric, RatioMetric)
-    return replace(metric, name=name, count=partial(_normalized, metric.count, normalizer(own)))
-
-
-def exact_name(metric: Metric) -> str:
-    """Returns the name by which `metric_named` finds this very metric: "bleu:char" where `metric.name` is "bleu"."""
-    if isinstance(metric, SacreMetric) and metric.tokenizer != BLEU.tokenizer:
-        return f"bleu:{metric.tokenizer}"
-    return metric.name
-
-
-def _normalized(
-    count: Callable[[str, str], tuple[float, float]], clean: Normalizer, hypothesis: str, reference: str
-) -> tuple[float, float]:
-    return count(clean(hypothesis), clean(reference))
-
-
-def in_language(metric: Metric, language: str | None) -> Metric:
-    """Returns the metric as it is computed on text in that language (a code, "ja"): BLEU cuts its words otherwise."""
-    if metric == BLEU and language is not None:
-        return SacreMetric("bleu", BLEU_TOKENIZERS.get(language.replace("_", "-").split("-")[0].lower(), "13a"))
-    return metric

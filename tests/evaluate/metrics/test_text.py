@@ -3,19 +3,9 @@ import pytest
 import sacrebleu
 
 from sonant.errors import EvaluationError
+from sonant.evaluate.metrics.named import in_language, metric_named
 from sonant.evaluate.metrics.score import mean
-from sonant.evaluate.metrics.text import (
-    BLEU,
-    CER,
-    CHRF,
-    CONTAINS,
-    EXACT,
-    F1,
-    ROUGE_L,
-    WER,
-    in_language,
-    metric_named,
-)
+from sonant.evaluate.metrics.text import BLEU, CER, CHRF, CONTAINS, EXACT, F1, ROUGE_L, WER
 
 REFERENCES = ["he hoped there would be stew", "the cat sat", "one two three four", "yes"]
 HYPOTHESES = ["he hoped there be a stew", "the cat sat", "two three four five", "no"]

@@ -1,0 +1,67 @@
+"""Metrics by name, as suites and pins call them."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+from sonant.errors import EvaluationError
+from sonant.evaluate.metrics.score import AnyMetric, Metric, RatioMetric
+from sonant.evaluate.metrics.text import (
+    ACCURACY,
+    BLEU,
+    CER,
+    CHRF,
+    CONTAINS,
+    EXACT,
+    F1,
+    NO_CHOICE,
+    ROUGE_L,
+    WER,
+    SacreMetric,
+)
+from sonant.evaluate.normalize import Normalizer, normalizer
+
+# sacrebleu's own choices by target language; Japanese and Korean need a dictionary to find words.
+BLEU_TOKENIZERS = {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}
+METRICS: dict[str, AnyMetric] = {
+    m.name: m for m in (WER, CER, EXACT, CONTAINS, F1, ROUGE_L, ACCURACY, NO_CHOICE, BLEU, CHRF)
+}
+
+
+def metric_named(name: str) -> AnyMetric:
+    """Returns the metric of that name.
+
+    "bleu:TOKENIZER" is BLEU on words cut in that way, "wer@NORMALIZER" a ratio metric with a normaliser of its own.
+    Raises: EvaluationError if there is none.
+    """
+    plain, _, own = name.partition("@")
+    metric = METRICS.get(plain)
+    if plain.startswith("bleu:") and not own:
+        return SacreMetric("bleu", plain.removeprefix("bleu:"))
+    if metric is None or (own and not isinstance(metric, RatioMetric)):
+        known = f"{', '.join(METRICS)}, bleu:char (a tokenizer), wer@none (a normaliser of its own)"
+        raise EvaluationError(f"no metric {name!r}; known are {known}")
+    if not own:
+        return metric
+    assert isinstance(metric, RatioMetric)
+    return replace(metric, name=name, count=partial(_normalized, metric.count, normalizer(own)))
+
+
+def exact_name(metric: AnyMetric) -> str:
+    """Returns the name by which `metric_named` finds this very metric: "bleu:char" where `metric.name` is "bleu"."""
+    if isinstance(metric, SacreMetric) and metric.tokenizer != BLEU.tokenizer:
+        return f"bleu:{metric.tokenizer}"
+    return metric.name
+
+
+def _normalized(
+    count: Callable[[str, str], tuple[float, float]], clean: Normalizer, hypothesis: str, reference: str
+) -> tuple[float, float]:
+    return count(clean(hypothesis), clean(reference))
+
+
+def in_language(metric: Metric, language: str | None) -> Metric:
+    """Returns the metric as it is computed on text in that language (a code, "ja"): BLEU cuts its words otherwise."""
+    if metric == BLEU and language is not None:
+        return SacreMetric("bleu", BLEU_TOKENIZERS.get(language.replace("_", "-").split("-")[0].lower(), "13a"))
+    return metric
