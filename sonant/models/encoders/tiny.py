@@ -23,9 +23,9 @@ from sonant.config import Config, validate
 from sonant.errors import ModelError
 from sonant.models.encoders.base import EncoderConfig, conv_lengths, valid_mask, zero_padding
 from sonant.models.parts import read_part_config, resolve_part
+from sonant.models.rotary import rotate, rotation
 
 MODEL_TYPE = "sonant_tiny_encoder"
-_ROTARY_BASE = 10_000.0
 
 
 class TinyArchitecture(Config):
@@ -89,10 +89,10 @@ class TinyEncoder(nn.Module):
         mask = valid_mask(lengths, hidden.shape[1])
         # A clip without frames still attends to one, which is no number otherwise.
         attended = valid_mask(lengths.clamp(min=1), hidden.shape[1])[:, None, None]
-        rotation = _rotation(hidden.shape[1], self.dim // self.architecture["num_heads"], like=hidden)
+        turn = rotation(hidden.shape[1], self.dim // self.architecture["num_heads"], like=hidden)
         letters = hidden
         for number, layer in enumerate(self.layers, start=1):
-            hidden = layer(hidden, mask, attended, rotation)
+            hidden = layer(hidden, mask, attended, turn)
             if number == self.letter_layer:
                 letters = hidden
         return zero_padding(self.norm(hidden), lengths), self.letter_head(letters)
@@ -138,17 +138,17 @@ class _Layer(nn.Module):
         )
         self.dropout = nn.Dropout(shape.dropout)
 
-    def forward(self, x: Tensor, mask: Tensor, attended: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor, attended: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
         """x: (A, T, dim); mask: (A, T) true where real; attended: (A, 1, 1, T)."""
-        x = x + self.dropout(self._attention(self.attention_norm(x), attended, rotation))
+        x = x + self.dropout(self._attention(self.attention_norm(x), attended, turn))
         x = x + self.dropout(self._convolution(self.conv_norm(x), mask))
         return x + self.dropout(self.feed_forward(x))
 
-    def _attention(self, x: Tensor, attended: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    def _attention(self, x: Tensor, attended: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
         num_clips, num_frames, dim = x.shape
         heads = self.attention_in(x).view(num_clips, num_frames, 3, self.num_heads, -1)
         query, key, value = heads.permute(2, 0, 3, 1, 4)  # (A, H, T, dim / H) each
-        query, key = _rotate(query, rotation), _rotate(key, rotation)
+        query, key = rotate(query, turn), rotate(key, turn)
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=attended)
         return self.attention_out(mixed.transpose(1, 2).reshape(num_clips, num_frames, dim))
 
@@ -156,20 +156,6 @@ class _Layer(nn.Module):
         gated = F.glu(self.conv_in(x), dim=-1).masked_fill(~mask[..., None], 0)
         near = self.conv(gated.transpose(1, 2)).transpose(1, 2)
         return self.conv_out(F.silu(self.conv_inner_norm(near)))
-
-
-def _rotation(num_frames: int, head_dim: int, *, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosine and sine (T, head_dim / 2) of each position's angles."""
-    places = torch.arange(num_frames, device=like.device, dtype=torch.float32)[:, None]
-    speeds = _ROTARY_BASE ** (-torch.arange(0, head_dim, 2, device=like.device) / head_dim)
-    angles = places * speeds
-    return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
-
-
-def _rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    cos, sin = rotation
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
 
 
 def _shape(config: EncoderConfig) -> tuple[TinyArchitecture, Path | None, FeatureSpec]:

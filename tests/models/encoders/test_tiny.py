@@ -13,7 +13,7 @@ from sonant.errors import ConfigError, ModelError
 from sonant.generate.recognizer import CTCRecognizer
 from sonant.models.encoders.base import EncoderConfig
 from sonant.models.encoders.load import load_encoder
-from sonant.models.encoders.tiny import TinyEncoder, _rotate, _rotation
+from sonant.models.encoders.tiny import TinyEncoder
 from sonant.models.parts import resolve_part
 
 SMALL = {"vocab_size": 9, "dim": 16, "num_layers": 2, "num_heads": 2, "feed_forward_dim": 24, "letter_layer": 1}
@@ -55,15 +55,6 @@ def test_a_clip_without_frames_harms_no_other(encoder: TinyEncoder) -> None:
     frames = encoder(torch.randn(2, 8, 80), torch.tensor([8, 0]))
     assert frames.isfinite().all()
     assert frames[1].eq(0).all()
-
-
-def test_what_two_positions_say_to_each_other_depends_on_their_distance_alone() -> None:
-    query, key = torch.randn(8), torch.randn(8)
-    rotation = _rotation(20, 8, like=query)
-    turned_query, turned_key = (_rotate(x.expand(20, 8), rotation) for x in (query, key))
-    scores = turned_query @ turned_key.T
-    torch.testing.assert_close(scores[3, 1], scores[19, 17])
-    torch.testing.assert_close(scores[5, 5], query @ key)
 
 
 def test_both_heads_have_a_blank_last_and_train_every_weight(encoder: TinyEncoder) -> None:
