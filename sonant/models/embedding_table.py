@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+import torch
+import torch.nn.functional as F
 import transformers
 from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError, safe_open
@@ -48,6 +50,18 @@ def read_embedding_table(path: str) -> Tensor:
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{shard}: cannot read {name!r} ({error}); fetch the file again") from None
     return table * math.sqrt(table.shape[1]) if "gemma" in model_type else table
+
+
+def nearest(vectors: Tensor, table: Tensor, *, k: int = 1) -> tuple[Tensor, Tensor]:
+    """Returns the cosines (..., k) float32, best first, and ids (..., k) of the rows of `table` nearest to `vectors`.
+
+    Shapes: vectors (..., D), table (V, D), in whose precision they are compared: a large one is not copied.
+    By angle, since SpeechMapper's loss hardly bounds the norm of its vectors.
+    """
+    norms = torch.linalg.vector_norm(table, dim=-1, dtype=torch.float32).clamp(min=1e-12)
+    directions = F.normalize(vectors.float(), dim=-1).to(table.dtype)
+    found = ((directions @ table.T).float() / norms).topk(k, dim=-1)
+    return found.values, found.indices
 
 
 def _shards(folder: str) -> dict[str, str]:

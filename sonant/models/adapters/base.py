@@ -8,10 +8,13 @@ from torch import Tensor
 
 from sonant.errors import ModelError
 from sonant.models.adapters.conformer import ConformerAdapter, ConformerConfig
+from sonant.models.adapters.conv_transformer import ConvTransformerAdapter, ConvTransformerConfig
 from sonant.models.adapters.ctc_pooling import CTCPoolingAdapter, CTCPoolingConfig
 from sonant.models.adapters.stack_mlp import StackMLPAdapter, StackMLPConfig
 
-AdapterConfig = Annotated[StackMLPConfig | ConformerConfig | CTCPoolingConfig, pydantic.Field(discriminator="kind")]
+AdapterConfig = Annotated[
+    StackMLPConfig | ConformerConfig | CTCPoolingConfig | ConvTransformerConfig, pydantic.Field(discriminator="kind")
+]
 
 
 class Adapter(Protocol):
@@ -49,5 +52,7 @@ def build_adapter(
             if size is None:
                 raise ModelError("adapter ctc_pooling: its vocabulary is not known; set adapter.vocab_size")
             return CTCPoolingAdapter(config, in_dims=in_dims, out_dim=out_dim, vocab_size=size)
+        case ConvTransformerConfig():
+            return ConvTransformerAdapter(config, in_dim=sum(in_dims), out_dim=out_dim)
         case _:
             assert_never(config)

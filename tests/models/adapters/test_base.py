@@ -7,10 +7,18 @@ from small_adapters import build
 
 from sonant.models.adapters.base import AdapterConfig
 from sonant.models.adapters.conformer import ConformerConfig
+from sonant.models.adapters.conv_transformer import ConvTransformerConfig
 from sonant.models.adapters.ctc_pooling import CTCPoolingConfig
 from sonant.models.adapters.stack_mlp import StackMLPConfig
+from sonant.models.conv_transformer import ConvBlockConfig
 
-CONFIGS = [StackMLPConfig(stack=3), ConformerConfig(num_heads=2), CTCPoolingConfig(vocab_size=5)]
+BLOCK = ConvBlockConfig(num_layers=1, num_heads=2, ffn_dim=16)
+CONFIGS = [
+    StackMLPConfig(stack=3),
+    ConformerConfig(num_heads=2),
+    CTCPoolingConfig(vocab_size=5),
+    ConvTransformerConfig(blocks=(BLOCK, BLOCK), dropout=0.0),
+]
 every_adapter = pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.kind)
 
 
