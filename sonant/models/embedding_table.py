@@ -64,6 +64,18 @@ def nearest(vectors: Tensor, table: Tensor, *, k: int = 1) -> tuple[Tensor, Tens
     return found.values, found.indices
 
 
+def pad_vector(table: Tensor, pad_id: int | None = None) -> Tensor:
+    """Returns the vector (D,) that means "nothing more is said": the row of a reserved token, or one made for it.
+
+    Made (pad_id None): opposite to the mean of `table` (V, D), as long as a row is on average. Embeddings share a
+    direction, so that all tokens are on the other side; and it depends on nothing but the table.
+    """
+    if pad_id is not None:
+        return table[pad_id].detach().clone()
+    rows = table.detach().float()
+    return (-F.normalize(rows.mean(0), dim=0) * rows.norm(dim=1).mean()).to(table.dtype)
+
+
 def _shards(folder: str) -> dict[str, str]:
     """The name of every tensor -> the file that holds it."""
     try:
