@@ -64,8 +64,18 @@ class Ears:
     cached: Mapping[FeatureSpec, CachedFrames] = field(default_factory=dict)  # frames of frozen encoders
 
 
-def make_stream(data: DataConfig, tokenizer: ChatTokenizer, ears: Ears) -> BatchStream:
+def make_stream(
+    data: DataConfig,
+    tokenizer: ChatTokenizer,
+    ears: Ears,
+    *,
+    edit: Callable[[Conversation], Conversation] = lambda row: row,
+    check: Callable[[Example], None] = lambda example: None,
+) -> BatchStream:
     """Returns the blend of the manifests; shares are counted in target tokens, lengths in expanded rows.
+
+    edit: what is done to a row before anything else, such as to normalise its transcript.
+    check: raises a SonantError for an example that cannot be used; it is left out and counted (`quarantine`).
 
     Raises: ManifestError or ConfigError, before anything is trained, for rows or shares that cannot be.
     """
@@ -78,13 +88,15 @@ def make_stream(data: DataConfig, tokenizer: ChatTokenizer, ears: Ears) -> Batch
     blend += [group("text", data.text, data.text_share)] if data.text else []
 
     def example(row: Conversation, rng: np.random.Generator) -> Example:
-        return make_example(
-            respan(row, rng), tokenizer, ears.specs, augmenter=ears.augmenter, rng=rng, cached=ears.cached
+        made = make_example(
+            respan(edit(row), rng), tokenizer, ears.specs, augmenter=ears.augmenter, rng=rng, cached=ears.cached
         )
+        check(made)
+        return made
 
     sizes = RowSizes(
-        text_tokens=lambda row: len(render(row, tokenizer).token_ids),
+        text_tokens=lambda row: len(render(edit(row), tokenizer).token_ids),
         audio_tokens=ears.audio_tokens,
-        target_tokens=lambda row: int(render(row, tokenizer).loss_mask.sum()),
+        target_tokens=lambda row: int(render(edit(row), tokenizer).loss_mask.sum()),
     )
     return BatchStream(Group("blend", blend), example, sizes=sizes, plan=data.plan, loader=data.loader)

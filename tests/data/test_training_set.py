@@ -5,9 +5,11 @@ import pytest
 import torch
 
 from sonant.audio.features import FeatureSpec
+from sonant.batch import Example
 from sonant.chat.messages import AudioPart, Conversation, assistant, user
 from sonant.data.manifest import write
 from sonant.data.training_set import DataConfig, Ears, SourceConfig, make_stream
+from sonant.errors import ManifestError
 from sonant.testing import byte_tokenizer
 
 TOKENIZER = byte_tokenizer()
@@ -54,3 +56,25 @@ def test_cached_frames_reach_the_batches(tmp_path: Path) -> None:
     batches = [next(make_stream(config, TOKENIZER, ears).steps()).batches[0]]  # a.wav does not even exist
     assert all(batch.features[frozen].shape == (batch.num_audio, 2 if batch.num_audio else 0, 3) for batch in batches)
     assert sum(batch.num_audio for batch in batches) > 0
+
+
+def test_rows_are_edited_first_and_those_that_cannot_be_used_are_counted(tmp_path: Path) -> None:
+    def check(example: Example) -> None:
+        assert example.reference == "YES"
+        if example.id.endswith("7"):
+            raise ManifestError("too long")
+
+    frozen = FeatureSpec.encoded("ear", 3, 25.0)
+    ears = Ears([frozen], audio_tokens=lambda duration_s: 20, cached={frozen: lambda part: torch.ones(2, 3)})
+    config = data(tmp_path, text={}, loader={"workers": 0, "max_broken_share": 1.0})
+    stream = make_stream(
+        config,
+        TOKENIZER,
+        ears,
+        edit=lambda row: replace(row, messages=(row.messages[0], assistant(row.reference.upper()))),
+        check=lambda example: check(example) if example.id else None,
+    )
+    steps = stream.steps()
+    seen = [name for _ in range(stream.plan.epoch(0).num_steps) for name in next(steps).batches[0].ids]
+    assert len(seen) == 27
+    assert stream.quarantine == {f"{tmp_path}/speech.jsonl:{line}": "too long" for line in (8, 18, 28)}
