@@ -19,7 +19,7 @@ from sonant.audio import io
 from sonant.audio.augment import Augmenter
 from sonant.audio.features import FeatureSpec, extract
 from sonant.chat.messages import AudioPart, Conversation
-from sonant.chat.render import prompt_ids, render
+from sonant.chat.render import Rendered, Slot, prompt_ids, render
 from sonant.chat.tokenizer import ChatTokenizer
 from sonant.errors import AudioError, ConfigError
 
@@ -45,6 +45,7 @@ class Example:
     loss_mask: NDArray[np.float32]  # (L,)
     prompt_ids: NDArray[np.int64]  # (P,) the written question alone: see `sonant.chat.render.prompt_ids`
     audio_positions: NDArray[np.int64]  # (A,) frames come before token_ids[position]
+    transcript_ids: list[NDArray[np.int64]]  # A of (N,) each: what is said there, as text in that place; empty: unknown
     features: Mapping[FeatureSpec, list[Tensor]]  # A tensors of (F, M) or (S,) each
     audio_duration_s: float  # of all segments together
     reference: str  # text of the closing assistant message
@@ -70,6 +71,8 @@ class Batch:
     prompt_lengths: Tensor  # (B,) int64
     audio_row: Tensor  # (A,) int64, non-decreasing
     audio_position: Tensor  # (A,) int64, non-decreasing inside a row
+    transcript_ids: Tensor  # (A, N) int64, right-padded with 0: what is said, as text in the place of the audio
+    transcript_lengths: Tensor  # (A,) int64, 0 where it is not known
     features: Mapping[FeatureSpec, Tensor]  # (A, F, M) or (A, S) float32, right-padded with 0
     feature_lengths: Mapping[FeatureSpec, Tensor]  # (A,) int64
     audio_duration_s: float
@@ -155,6 +158,7 @@ def make_example(
         loss_mask=rendered.loss_mask,
         prompt_ids=prompt_ids(conversation, tokenizer),
         audio_positions=np.array([slot.position for slot in rendered.slots], dtype=np.int64),
+        transcript_ids=[_transcript(slot, rendered, tokenizer) for slot in rendered.slots],
         features=features,
         audio_duration_s=duration_s,
         reference=conversation.reference,
@@ -173,6 +177,7 @@ def collate(examples: Sequence[Example]) -> Batch:
         raise ValueError("the rows of a batch must hold features for the same encoders")
     features = {spec: _pad([f for e in examples for f in e.features[spec]], spec) for spec in specs}
     row = np.repeat(np.arange(len(examples)), [len(e.audio_positions) for e in examples])
+    transcripts = [torch.from_numpy(ids) for e in examples for ids in e.transcript_ids]
     return Batch(
         ids=tuple(e.id for e in examples),
         tasks=tuple(e.task for e in examples),
@@ -183,10 +188,17 @@ def collate(examples: Sequence[Example]) -> Batch:
         prompt_lengths=torch.tensor([len(e.prompt_ids) for e in examples]),
         audio_row=torch.from_numpy(row.astype(np.int64)),
         audio_position=torch.from_numpy(np.concatenate([e.audio_positions for e in examples])),
+        transcript_ids=_stack(transcripts) if transcripts else torch.zeros(0, 0, dtype=torch.int64),
+        transcript_lengths=torch.tensor([len(ids) for ids in transcripts], dtype=torch.int64),
         features={spec: padded for spec, (padded, _) in features.items()},
         feature_lengths={spec: lengths for spec, (_, lengths) in features.items()},
         audio_duration_s=sum(e.audio_duration_s for e in examples),
     )
+
+
+def _transcript(slot: Slot, rendered: Rendered, tokenizer: ChatTokenizer) -> NDArray[np.int64]:
+    before = int(rendered.token_ids[slot.position - 1]) if slot.position else None
+    return np.array(tokenizer.encode_text(slot.audio.transcript or "", after=before), np.int64)
 
 
 def _recall(

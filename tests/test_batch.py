@@ -159,6 +159,25 @@ def test_a_batch_holds_what_each_row_asks_in_writing(rows, examples):
         assert not any(ids[length:])
 
 
+def test_a_batch_holds_what_is_said_as_the_tokens_that_would_stand_in_the_place_of_the_audio(root):
+    path = str(root / "a/x.wav")
+    heard = [
+        user("Say: ", AudioPart(path, transcript="the cat sleeps"), " now", AudioPart(path)),
+        assistant("ok"),
+        user(AudioPart(path, transcript="a dog")),
+    ]
+    written = [user("Say: ", "the cat sleeps", " now"), assistant("ok"), user("a dog")]
+    example = make_example(Conversation(tuple(heard)), TOKENIZER, [TINY])
+    batch = collate([example, make_example(Conversation((user("text"),)), TOKENIZER, [TINY])])
+    assert batch.transcript_lengths.tolist() == [14, 0, 5]
+    assert not batch.transcript_ids[2, 5:].any()
+    ids = example.token_ids.tolist()
+    for position, said in reversed(list(zip(example.audio_positions, example.transcript_ids, strict=True))):
+        ids[position:position] = said.tolist()
+    assert ids == make_example(Conversation(tuple(written)), TOKENIZER, [TINY]).token_ids.tolist()
+    assert collate([make_example(Conversation((user("text"),)), TOKENIZER, [TINY])]).transcript_ids.shape == (0, 0)
+
+
 def test_the_loss_weight_counts_tokens_that_can_be_predicted(examples):
     batch = collate(examples)
     answers = ["yes", "no", "of a longer kind, so that it is padded", "b"]

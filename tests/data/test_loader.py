@@ -28,7 +28,7 @@ def make_example(conversation: Conversation, rng: np.random.Generator) -> Exampl
     token_ids = np.array([*conversation.id.encode(), rng.integers(256, 1 << 40)], np.int64)
     mask = np.ones(len(token_ids), np.float32)
     none = np.zeros(0, np.int64)
-    return Example(conversation.id, conversation.task, token_ids, mask, none, none, {}, 0.0, conversation.reference)
+    return Example(conversation.id, conversation.task, token_ids, mask, none, none, [], {}, 0.0, conversation.reference)
 
 
 def source(folder: Path, name: str, ids: Sequence[str], *, task: str = "", audio: bool = False) -> Source:

@@ -107,7 +107,7 @@ def test_spans_differ_by_epoch_and_a_resumed_stream_draws_the_same(tmp_path: Pat
         drawn = respan(stored, rng)
         heard = np.array([int(p.transcript[2]) for p in drawn.audio_parts if p.transcript] or [9], np.int64)
         none = np.zeros(0, np.int64)
-        return Example("", "", heard, np.ones(len(heard), np.float32), none, none, {}, 0.0, "")
+        return Example("", "", heard, np.ones(len(heard), np.float32), none, none, [], {}, 0.0, "")
 
     sizes = RowSizes(lambda r: 10, lambda s: 1)
     plan = PlanConfig(token_budget=30, micro_batches=1, window=16, seed=1)

@@ -96,12 +96,13 @@ def make_batch(
     The last third of each row is supervised. What a row holds depends on its number of tokens and its audios alone, so
     that the same row in another batch is the same.
     """
-    ids, masks, audio = [], [], []
+    ids, masks, audio, said = [], [], [], []
     for length, slots in rows:
         generator = torch.Generator().manual_seed(seed + 1000 * length)
         ids.append(torch.randint(VOCABULARY, (length,), generator=generator))
         masks.append((torch.arange(length) >= length - length // 3).float())
         audio += [torch.randn(frames, SPEC.dim, generator=generator) for _, frames in slots]
+        said += [torch.randint(VOCABULARY, (1 + frames // 4,), generator=generator) for _, frames in slots]
     features = nn.utils.rnn.pad_sequence(audio, batch_first=True) if audio else torch.zeros(0, 0, SPEC.dim)
     return Batch(
         ids=tuple(f"row {i}" for i in range(len(rows))),
@@ -113,6 +114,8 @@ def make_batch(
         prompt_lengths=torch.tensor([min(length, 2) for length, _ in rows]),
         audio_row=torch.tensor([row for row, (_, slots) in enumerate(rows) for _ in slots], dtype=torch.int64),
         audio_position=torch.tensor([position for _, slots in rows for position, _ in slots], dtype=torch.int64),
+        transcript_ids=nn.utils.rnn.pad_sequence(said, batch_first=True) if said else torch.zeros(0, 0).long(),
+        transcript_lengths=torch.tensor([len(words) for words in said], dtype=torch.int64),
         features={SPEC: features},
         feature_lengths={SPEC: torch.tensor([len(a) for a in audio], dtype=torch.int64)},
         audio_duration_s=0.0,

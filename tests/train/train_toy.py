@@ -138,6 +138,8 @@ class ToySource:
             prompt_lengths=torch.full_like(lengths, 2),
             audio_row=row,
             audio_position=torch.zeros_like(row),
+            transcript_ids=torch.zeros(len(row), 0, dtype=torch.int64),
+            transcript_lengths=torch.zeros_like(row),
             features={SPEC: torch.randn(len(row), 4, MELS, generator=random)},
             feature_lengths={SPEC: torch.full_like(row, 4)},
             audio_duration_s=0.5 * len(row),
