@@ -15,7 +15,7 @@ from torch import Tensor
 from sonant.audio.features import FeatureSpec
 from sonant.config import Config
 
-EncoderKind = Literal["tiny", "whisper", "wavlm", "seamless", "parakeet", "wav2vec2_bert"]
+EncoderKind = Literal["tiny", "tiny_speaker", "whisper", "wavlm", "seamless", "parakeet", "wav2vec2_bert"]
 
 
 class EncoderConfig(Config):

@@ -7,12 +7,14 @@ from sonant.models.encoders.base import EncoderConfig, SpeechEncoder
 from sonant.models.encoders.parakeet import ParakeetEncoder
 from sonant.models.encoders.seamless import SeamlessEncoder
 from sonant.models.encoders.tiny import TinyEncoder
+from sonant.models.encoders.tiny_speaker import TinySpeakerEncoder
 from sonant.models.encoders.wav2vec2_bert import Wav2Vec2BertEncoder
 from sonant.models.encoders.wavlm import WavLMEncoder
 from sonant.models.encoders.whisper import WhisperEncoder
 
 ENCODERS: dict[str, Callable[[EncoderConfig], SpeechEncoder]] = {
     "tiny": TinyEncoder,
+    "tiny_speaker": TinySpeakerEncoder,
     "whisper": WhisperEncoder,
     "wavlm": WavLMEncoder,
     "seamless": SeamlessEncoder,
