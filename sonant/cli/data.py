@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sonant.cli import data_import
+from sonant.cli import data_cache, data_import
 
 if TYPE_CHECKING:
     from sonant.chat.tokenizer import ChatTokenizer
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Import data, and look at manifests before training on them.", no_args_is_help=True)
 app.command("import", epilog=data_import.IMPORT_EPILOG)(data_import.import_)
 app.command(epilog=data_import.EXPORT_EPILOG)(data_import.export)
+app.command(epilog=data_cache.EPILOG)(data_cache.cache_features)
 
 CHECK_EPILOG = """Examples:
 

@@ -1,12 +1,13 @@
 """A trained model as one thinks of it: give it a conversation, get a reply."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from sonant.batch import Example, collate, make_example
+from sonant.audio.features import FeatureSpec
+from sonant.batch import NO_CACHE, CachedFrames, Example, collate, make_example
 from sonant.chat.messages import Conversation
 from sonant.chat.tokenizer import ChatTokenizer
 from sonant.generate.engine import decode, generate
@@ -25,10 +26,16 @@ class Reply:
 
 
 class Assistant:
-    """A speech LM with its tokenizer, in eval mode."""
+    """A speech LM with its tokenizer, in eval mode; frozen encoders may have their frames `cached`."""
 
-    def __init__(self, model: SpeechLM, tokenizer: ChatTokenizer) -> None:
-        self.model, self.tokenizer = model.eval(), tokenizer
+    def __init__(
+        self,
+        model: SpeechLM,
+        tokenizer: ChatTokenizer,
+        *,
+        cached: Mapping[FeatureSpec, CachedFrames] = NO_CACHE,
+    ) -> None:
+        self.model, self.tokenizer, self.cached = model.eval(), tokenizer, cached
 
     @classmethod
     def from_folder(cls, folder: str | os.PathLike[str], *, device: str = "cpu") -> "Assistant":
@@ -89,7 +96,8 @@ class Assistant:
         return next(self.model.llm.parameters()).device
 
     def _example(self, conversation: Conversation) -> Example:
-        return make_example(conversation, self.tokenizer, self.model.feature_specs, for_generation=True)
+        specs = self.model.specs_given(self.cached)
+        return make_example(conversation, self.tokenizer, specs, for_generation=True, cached=self.cached)
 
     def _reply(self, ids: Sequence[int]) -> Reply:
         finished = bool(ids) and ids[-1] in self.tokenizer.stop_ids

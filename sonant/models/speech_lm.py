@@ -94,15 +94,23 @@ class SpeechLM(nn.Module):
         """Returns what rows are made with: an encoder's frames where `cached` has them, else the features it reads.
 
         `make_example(row, tokenizer, model.specs_given(cached), cached=cached)` makes rows of both kinds.
+
+        Raises: ModelError if `cached` has frames of an encoder that is not this model's as it is now.
         """
         return tuple(dict.fromkeys(self._specs(cached)))
 
     def _specs(self, cached: Collection[FeatureSpec]) -> list[FeatureSpec]:
         """One for each encoder, in their order."""
         heard = [encoder.feature_spec for encoder in self.speech_encoders]
-        if not any(spec.kind == "encoded" for spec in cached):
+        frames = [spec for spec in cached if spec.kind == "encoded"]
+        if not frames:
             return heard
-        return [mine if mine in cached else spec for mine, spec in zip(self.encoded_specs, heard, strict=True)]
+        if strangers := [spec for spec in frames if spec not in self.encoded_specs]:
+            raise ModelError(
+                f"cached frames of {_listed(strangers)}, but this model listens with {_listed(self.encoded_specs)}; "
+                "cache the frames of this encoder ('sonant data cache-features'), or leave the cache out"
+            )
+        return [mine if mine in frames else spec for mine, spec in zip(self.encoded_specs, heard, strict=True)]
 
     def audio_tokens(self, duration_s: float) -> int:
         """Returns the positions that a clip takes in the LLM, at most: asked of the encoders and the adapter."""
@@ -186,17 +194,8 @@ class SpeechLM(nn.Module):
         specs = self._specs(batch.features)
         missing = [spec for spec in specs if spec not in batch.features]
         if missing:
-            raise ModelError(self._says_missing(missing, batch))
+            raise ModelError(f"the batch has no features {missing}; make examples with specs=model.feature_specs")
         return self._listen(specs, [batch.features[s] for s in specs], [batch.feature_lengths[s] for s in specs])
-
-    def _says_missing(self, missing: Sequence[FeatureSpec], batch: Batch) -> str:
-        if others := [spec.encoder for spec in batch.features if spec.kind == "encoded"]:
-            mine = ", ".join(spec.encoder for spec in self.encoded_specs)
-            return (
-                f"the batch holds cached frames of {', '.join(others)}, but this model listens with {mine}; "
-                "cache the frames of this encoder: 'sonant data cache-features'"
-            )
-        return f"the batch has no features {missing}; make examples with specs=model.feature_specs"
 
     def _listen(
         self, specs: Sequence[FeatureSpec], features: Sequence[Tensor], lengths: Sequence[Tensor]
@@ -285,6 +284,10 @@ def _refuse_training(encoder: SpeechEncoder) -> None:
             f"{type(encoder).__name__} trains, but the batch holds frames it made before; freeze the encoder, or train "
             "without the cache"
         )
+
+
+def _listed(specs: Sequence[FeatureSpec]) -> str:
+    return ", ".join(f"{spec.encoder} at {spec.frame_rate_hz:g} Hz" for spec in specs)
 
 
 def _silence(spec: FeatureSpec, device: torch.device) -> Tensor:

@@ -71,8 +71,11 @@ def test_rows_are_made_of_frames_where_there_is_a_cache_and_of_features_elsewher
 
 def test_the_cache_of_another_encoder_is_refused() -> None:
     model, other = small_speech_lm(), small_speech_lm(seed=1)
-    with pytest.raises(ModelError, match=r"cached frames of HalvingEncoder-.*listens with HalvingEncoder-.*cache-feat"):
-        model(encoded(other, make_batch(ROWS)))
+    refusal = r"cached frames of HalvingEncoder-.* at 50 Hz.*listens with HalvingEncoder-.*cache-features"
+    with pytest.raises(ModelError, match=refusal):
+        model(encoded(other, make_batch(ROWS), keep=True))
+    with pytest.raises(ModelError, match=refusal):
+        model.specs_given(other.encoded_specs)
 
 
 def test_frames_of_an_encoder_that_trains_are_refused_and_of_a_frozen_one_train_the_rest() -> None:

@@ -42,5 +42,5 @@ def encoded_spec(encoder: SpeechEncoder) -> FeatureSpec:
     return FeatureSpec.encoded(name, encoder.dim, encoder.frame_rate_hz)
 
 
-def _raw(tensor: Tensor) -> memoryview:
-    return memoryview(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+def _raw(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()

@@ -1,0 +1,82 @@
+"""`sonant data cache-features`: run a frozen encoder once, so that training need not."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+EPILOG = """Examples:
+
+    sonant data cache-features train.jsonl dev.jsonl --encoder tiny/encoder --out frames
+
+    sonant data cache-features train.jsonl --out frames --kind seamless --encoder facebook/seamless-m4t-v2-large
+        --average 2 -o dtype=bfloat16 --device cuda
+
+Call it again after an interruption, or with further manifests: what is there is kept.
+"""
+
+
+def cache_features(
+    manifests: Annotated[list[Path], typer.Argument(help="Manifests (.jsonl).")],
+    out: Annotated[Path, typer.Option(help="The folder of the cache.")],
+    encoder: Annotated[str, typer.Option(help="Folder or hub id of the encoder, or tiny/encoder.")] = "tiny/encoder",
+    kind: Annotated[str, typer.Option(help="What kind of encoder it is: tiny, seamless, whisper, wavlm, ...")] = "tiny",
+    average: Annotated[int, typer.Option(min=1, help="Keep the mean of so many frames (SpeechMapper: 2).")] = 1,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-o", "--option", help="A setting of the encoder, as in a preset: -o dtype=bfloat16", metavar="KEY=VALUE"
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="Where the encoder runs: cpu, cuda, cuda:1.")] = "cpu",
+    shard_mb: Annotated[int, typer.Option(min=1, help="Size of a file; what a kill may cost.")] = 256,
+    batch_s: Annotated[float, typer.Option(min=1, help="Seconds of audio encoded at once.")] = 120.0,
+    workers: Annotated[int, typer.Option(min=1, help="Batches in the making at once.")] = 2,
+) -> None:
+    """Write down what a frozen encoder makes of every clip, as float16; recipes read it instead of running it."""
+    import time
+
+    from sonant.cli.data import print_table, progress_bar
+    from sonant.config import parse_override, validate
+    from sonant.data.frame_cache import write_frame_cache
+    from sonant.generate.encode import clip_encoder
+    from sonant.models.encoders.base import EncoderConfig
+    from sonant.models.encoders.identity import encoded_spec
+    from sonant.models.encoders.load import load_encoder
+
+    settings = {"kind": kind, "path": encoder, "average": average}
+    for text in option or []:
+        settings |= parse_override(text)
+    loaded = load_encoder(validate(EncoderConfig, settings, where="the encoder"))
+    spec = encoded_spec(loaded)
+    began = time.perf_counter()
+    with progress_bar("clips") as progress:
+        report = write_frame_cache(
+            manifests,
+            out,
+            encode=clip_encoder(loaded, device=device),
+            spec=spec,
+            shard_bytes=shard_mb << 20,
+            batch_s=batch_s,
+            workers=workers,
+            progress=progress,
+        )
+    wall_s = time.perf_counter() - began
+    rows = [
+        ("encoder", f"{spec.encoder}, {spec.dim} wide at {spec.frame_rate_hz:g} Hz"),
+        ("clips", f"{report.clips}, of which {report.new_clips} new"),
+        ("new hours", f"{report.frames / spec.frame_rate_hz / 3600:.3f}"),
+        ("new GB", f"{report.num_bytes / 1e9:.3f}"),
+        ("clips a second", f"{report.new_clips / wall_s:.0f}"),
+        ("frames a second", f"{report.frames / wall_s:.0f}"),
+    ]
+    print_table(f"Frames in {out}", ("", ""), rows)
+    for fault in report.mended:
+        typer.echo(f"made again: {fault}")
+    if report.left_out:
+        for name, reason in list(report.left_out.items())[:20]:
+            typer.echo(f"left out: {name}: {reason}")
+        typer.echo(
+            f"{len(report.left_out)} clips have no frames: rows with them cannot be trained on; mend or drop them"
+        )
+        raise typer.Exit(1)
