@@ -1,7 +1,7 @@
 """`sonant world`: make the tiny world's corpora, or build its parts again."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
 
@@ -17,6 +17,8 @@ MAKE_EPILOG = """Examples:
     sonant world make runs/world
 
     sonant world make runs/world --set train.asr=3000 --set engine=flite   (flite: apt-get install flite)
+
+    sonant world make runs/many --for wavllm   (speakers, manners, combined instructions)
 """
 BUILD_EPILOG = """Examples:
 
@@ -29,12 +31,22 @@ Settings = Annotated[list[str] | None, typer.Option("--set", help="Any setting, 
 
 @app.command(epilog=MAKE_EPILOG)
 def make(
-    out: Annotated[Path, typer.Argument(help="Folder for clips and manifests.")], settings: Settings = None
+    out: Annotated[Path, typer.Argument(help="Folder for clips and manifests.")],
+    purpose: Annotated[
+        Literal["voicetextblender", "wavllm"], typer.Option("--for", help="The recipe whose tasks are made.")
+    ] = "voicetextblender",
+    settings: Settings = None,
 ) -> None:
     """Speak and write the corpora: train, dev and test of every task. Run again, it makes only what is missing."""
-    from sonant.synth.world.make import WorldConfig, make_world
+    if purpose == "wavllm":
+        from sonant.synth.world.wavllm import WavLLMWorldConfig, make_wavllm_world
 
-    counts = make_world(out, config=_changed(WorldConfig(), settings or []), tell=typer.echo)
+        many = _changed(WavLLMWorldConfig(), settings or [])
+        counts = make_wavllm_world(out, config=many, tell=typer.echo)
+    else:
+        from sonant.synth.world.make import WorldConfig, make_world
+
+        counts = make_world(out, config=_changed(WorldConfig(), settings or []), tell=typer.echo)
     for name, num_rows in counts.items():
         typer.echo(f"{num_rows:6} rows  {out / name}")
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal, NoReturn, get_args
 
 import pydantic
 
@@ -28,10 +28,31 @@ AUDIO = "{audio}"
 _Wordings = Annotated[tuple[str, ...], pydantic.Field(min_length=1)]
 
 
-class _BankFile(Config):
+class Wordings(Config):
+    """What a bank's file holds: the wordings of one instruction by split."""
+
     train: _Wordings
     dev: _Wordings
     test: _Wordings
+
+    def by_split(self, where: str) -> Mapping[Split, tuple[str, ...]]:
+        """Returns split -> wordings. Raises: ConfigError, naming `where`, if one is empty, or stands in it twice."""
+
+        def refuse(split: Split, text: str, fault: str) -> NoReturn:
+            raise ConfigError(f"{where}: {split} wording {text!r} {fault}")
+
+        seen: dict[str, Split] = {}
+        wordings: dict[Split, tuple[str, ...]] = {"train": self.train, "dev": self.dev, "test": self.test}
+        for split, texts in wordings.items():
+            for text in texts:
+                same = text.strip().lower()
+                if not same or same in seen:
+                    fault = f"stands also in {seen[same]}" if same else "is empty"
+                    refuse(split, text, f"{fault}; every wording belongs to one split")
+                if text.count(AUDIO) > 1:
+                    refuse(split, text, f"places {AUDIO} twice; a wording has one place")
+                seen[same] = split
+        return wordings
 
 
 @dataclass(frozen=True)
@@ -84,16 +105,5 @@ def load_prompt_bank(name_or_path: str) -> PromptBank:
     if path.parent == SHIPPED and not path.exists():
         names = ", ".join(sorted(bank.stem for bank in SHIPPED.glob("*.yaml")))
         raise ConfigError(f"no prompt bank {name_or_path!r}; shipped are {names}; or give a .yaml file")
-    file = load_config(_BankFile, [path])
-    seen: dict[str, Split] = {}
-    wordings: dict[Split, tuple[str, ...]] = {"train": file.train, "dev": file.dev, "test": file.test}
-    for split, texts in wordings.items():
-        for text in texts:
-            same = text.strip().lower()
-            if not same or same in seen:
-                fault = f"stands also in {seen[same]}" if same else "is empty"
-                raise ConfigError(f"{path}: {split} wording {text!r} {fault}; every wording belongs to one split")
-            if text.count(AUDIO) > 1:
-                raise ConfigError(f"{path}: {split} wording {text!r} places {AUDIO} twice; a wording has one place")
-            seen[same] = split
+    wordings = load_config(Wordings, [path]).by_split(str(path))
     return PromptBank(path.stem, wordings, hashlib.sha256(path.read_bytes()).hexdigest())

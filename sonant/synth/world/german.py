@@ -6,7 +6,7 @@ Written without capitals and full stops, as everything in the tiny world.
 import random
 from dataclasses import dataclass
 
-from sonant.synth.world.facts import DAYS, DIGITS, FOODS, INSTRUMENTS, MEN, PLACES, WOMEN
+from sonant.synth.world.facts import DAYS, DIGITS, FOODS, INSTRUMENTS, MEN, PLACES, WOMEN, Fact
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -86,6 +86,28 @@ def job_pair(rng: random.Random) -> Pair:
     """Returns who works as what, with its German translation: the job agrees with the person."""
     person, (job, forms) = _person(rng), rng.choice(list(GERMAN_JOBS.items()))
     return f"{person} is a {job}", f"{person} ist {forms[person in WOMEN]}"
+
+
+def statement(fact: Fact) -> str:
+    """Returns the German for `fact.statement`."""
+    if fact.relation in ("colour", "place", "food", "friend"):
+        who = GERMAN_ANIMALS[fact.entity].phrase("nom")
+        match fact.relation:
+            case "colour":
+                return f"{who} ist {ADJECTIVES[fact.value]}"
+            case "place":
+                return f"{who} lebt {GERMAN_PLACES[fact.value]}"
+            case "food":
+                return f"{who} frisst {GERMAN_FOODS[fact.value]}"
+        return f"{who} mag {GERMAN_ANIMALS[fact.value].phrase('acc')}"
+    match fact.relation:
+        case "work":
+            return f"{fact.entity} ist {GERMAN_JOBS[fact.value][fact.entity in WOMEN]}"
+        case "rest":
+            return f"{fact.entity} ruht am {GERMAN_DAYS[fact.value]}"
+        case "instrument":
+            return f"{fact.entity} spielt {GERMAN_INSTRUMENTS[fact.value]}"
+    return f"die nummer von {fact.entity} ist {GERMAN_DIGITS[fact.value]}"
 
 
 def vocabulary() -> list[str]:
