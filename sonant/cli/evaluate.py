@@ -1,5 +1,6 @@
 """`sonant evaluate`: what a model can do, beside what it is compared with."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -54,6 +55,9 @@ RecognizerName = Annotated[
     ),
 ]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first rows of each set.")]
+Baselines = Annotated[
+    bool, typer.Option("--baselines", help="Also ask the model without the audio, and with the transcript instead.")
+]
 BatchSize = Annotated[int, typer.Option(min=1)]
 NewTokens = Annotated[int, typer.Option(min=1)]
 MaxForgetting = Annotated[
@@ -79,6 +83,7 @@ def evaluate(
     judge: JudgeName = "",
     recognizer: RecognizerName = None,
     limit: Limit = None,
+    baselines: Baselines = False,
     batch_size: BatchSize = 32,
     max_new_tokens: NewTokens = 128,
     max_forgetting: MaxForgetting = None,
@@ -109,11 +114,12 @@ def evaluate(
     place = Place(root, imported or out / "imported", only, skip_missing, judged=judge != "none")
     with progress_bar() as tell:
         prepared = _prepare(suite, place, paraphrases, limit, tell) if suite else None
-        sets = sets_of(manifests, limit=limit) if manifests else []
-        sets += prepared.sets if prepared else ()
+        sets = [*(sets_of(manifests, limit=limit) if manifests else ()), *(prepared.sets if prepared else ())]
         examinee = load_examinee(model, recognizer=recognizer, max_new_tokens=max_new_tokens, batch_size=batch_size)
         pins = {**examinee.pins, "suite": prepared.pins} if prepared else examinee.pins
-        results = run_sets(sets, examinee, out, judge_model=_judge(judge, out), pins=pins, progress=tell)
+        results = run_sets(
+            sets, replace(examinee, baselines=baselines), out, judge_model=_judge(judge, out), pins=pins, progress=tell
+        )
     _print(results, out, skipped=prepared.skipped if prepared else {})
     if max_forgetting is not None:
         check_forgetting(results, max_forgetting=max_forgetting)

@@ -51,7 +51,7 @@ def list_suites() -> None:
 
 
 def print_results(results: "Mapping[str, TaskResult]") -> None:
-    """Prints what was heard beside cascade and oracle, text skill before and after, and what a new wording costs.
+    """Prints what was heard beside cascade and oracle, text skill before and after, what a new wording costs; and more.
 
     A score is followed by half its 95 % interval; results.json has both ends.
     """
@@ -63,7 +63,8 @@ def print_results(results: "Mapping[str, TaskResult]") -> None:
     )
     text = Table("set", "n", "metric", "before", "after", "change", title="Text only")
     wordings = Table(
-        "set", "metric", "unseen", "worst unseen", "seen", "seen - unseen", title="The model by wording of the prompt"
+        *("set", "metric", "n", "unseen", "worst unseen", "worst - mean", "seen", "seen - unseen"),
+        title="The model by wording of the prompt (n held-out wordings)",
     )
     for table in (heard, text, wordings):
         table.columns[0].overflow = "fold"  # a name is never cut
@@ -72,7 +73,7 @@ def print_results(results: "Mapping[str, TaskResult]") -> None:
         if result.paraphrases:
             _add_wordings(wordings, result)
     console = Console(width=max(Console().width, 100) if not Console().is_terminal else None)
-    for table in (heard, text, wordings):
+    for table in (heard, text, wordings, *detail_tables(results)):
         if table.row_count:
             console.print(table)
     for result in results.values():
@@ -97,8 +98,11 @@ def _add_wordings(table: "Table", result: "TaskResult") -> None:
         return _shown(scores.get(metric, {}).get(arm))
 
     seen = shown(found.train.mean) if found.train else "-"
-    gap = _signed(found.seen_minus_unseen.get(metric, {}).get(arm))
-    table.add_row(result.task, metric, shown(found.test.mean), shown(found.test.worst), seen, gap)
+    down, gap = (
+        _signed(scores.get(metric, {}).get(arm)) for scores in (found.test.worst_minus_mean, found.seen_minus_unseen)
+    )
+    num = str(len(found.test.wordings))
+    table.add_row(result.task, metric, num, shown(found.test.mean), shown(found.test.worst), down, seen, gap)
 
 
 def _tell_failures(result: "TaskResult") -> None:
@@ -109,6 +113,43 @@ def _tell_failures(result: "TaskResult") -> None:
                 place = " ".join(filter(None, (result.task, wording, arm)))
                 note = "" if judged["score"] else "; too many for a score"
                 typer.echo(f"judge: {place}: {judged['num_failed']} answers without a verdict ({why}){note}")
+
+
+def detail_tables(results: "Mapping[str, TaskResult]") -> "list[Table]":
+    """Returns tables of what only some sets have: baselines, kinds of instruction, confusions, chains of thought.
+
+    Signs of running away stand there only where there are some.
+    """
+    from rich.table import Table
+
+    names = ("system", "no_audio", "transcript", "cascade", "text_oracle")
+    baselines = Table("set", "metric", *names, title="Baselines: without the audio, with the transcript instead of it")
+    parts = Table("set", "instruction", "n", "followed", "right", title="The model by kind of instruction, percent")
+    forms = Table("set", "metric", "pairs", "chain", "direct", "change", title="Chain of thought against direct")
+    signs = Table("set", "repetition", "empty", "WER > 1", "length", title="The model's replies that run away, percent")
+    confusions = []
+    for name, result in results.items():
+        arm, found = "system" if result.has_audio else "after", result.details
+        for metric, scores in result.scores.items():
+            if "no_audio" in scores:
+                baselines.add_row(name, metric, *(_shown(scores.get(each)) for each in names))
+        for kind, shares in found.parts.items():
+            share = shares[arm]
+            parts.add_row(name, kind, str(share.n), f"{share.followed:.1f}", f"{share.right:.1f}")
+        for metric, differences in found.forms.items():
+            d = differences[arm]
+            forms.add_row(
+                name, metric, str(d.num_pairs), *map(_shown, (d.chain_of_thought, d.direct)), _signed(d.change)
+            )
+        if (sign := found.degeneration.get(arm)) is not None and sign.is_striking:
+            values = (sign.repetition, sign.empty, sign.over_one, sign.length_ratio)
+            signs.add_row(name, *("-" if value is None else f"{value:.1f}" for value in values))
+        if confusion := found.confusion.get(arm):
+            table = Table("right \\ said", *next(iter(confusion.values())), title=f"{name}: what is taken for what")
+            for right, line in confusion.items():
+                table.add_row(right, *map(str, line.values()))
+            confusions.append(table)
+    return [baselines, parts, forms, *confusions, signs]
 
 
 def _shown(score: "Score | None") -> str:

@@ -3,6 +3,8 @@
 rows with audio     system        the speech LM hears the audio
                     cascade       a recogniser writes it down, the base LLM (LoRA off) reads
                     text_oracle   the true transcript, read by the base LLM
+  with baselines    no_audio      the speech LM, LoRA on, without the audio: what the question alone gives away
+                    transcript    the speech LM, LoRA on, reads the true transcript instead: what words alone give away
 rows without        after         the speech LM, LoRA on
                     before        the base LLM, LoRA off
 """
@@ -12,17 +14,40 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sonant.chat.messages import AudioPart, Conversation, Message, Part, TextPart
 from sonant.data.manifest import write_lines
 from sonant.evaluate.pins import recording_sha256
 from sonant.generate.assistant import Assistant
+from sonant.generate.choices import choice_scores
 from sonant.generate.recognizer import Recognizer
 from sonant.generate.sampling import GenerationConfig
 
+T = TypeVar("T")
 Arms = dict[str, list[str]]  # arm -> one answer a row
+ArmScores = dict[str, NDArray[np.float64]]  # arm -> (N, C) log-likelihood of each choice
 Progress = Callable[[str, int, int], None]  # (what, done, total)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Questions, and who answers: the model (`lora`) or the LLM that it grew from."""
+
+    prompts: list[Conversation]
+    lora: bool
+
+    @property
+    def key(self) -> list[Any]:
+        """All that the answers depend on besides the examinee."""
+        return ["lora" if self.lora else "base", *map(_question, self.prompts)]
+
+    def tell(self, what: str, progress: Progress) -> Callable[[int], None]:
+        """Returns what adds up answered questions and tells the sum."""
+        return _Sum(what, len(self.prompts), progress)
 
 
 @dataclass(frozen=True)
@@ -37,43 +62,84 @@ class Examinee:
     config: GenerationConfig = field(default_factory=GenerationConfig)
     batch_size: int = 32
     pins: Mapping[str, Any] = field(default_factory=dict)
+    baselines: bool = False  # whether the baselines are asked in every set, whatever the set says
 
-    def arms(
-        self, name: str, prompts: list[Conversation], *, folder: Path, progress: Progress, trained_only: bool = False
-    ) -> Arms:
-        """Returns the answers of every arm; those in `folder` are taken from there, new ones are put there."""
+    def questions(
+        self,
+        name: str,
+        prompts: list[Conversation],
+        *,
+        folder: Path,
+        progress: Progress,
+        trained_only: bool = False,
+        baselines: bool = False,
+    ) -> dict[str, Asked]:
+        """Returns what each arm is asked; for the cascade, clips are written down first (and kept in `folder`)."""
         clips = [part for prompt in prompts for part in prompt.audio_parts]
-
-        def ask(arm: str, asked: list[Conversation], *, lora: bool) -> list[str]:
-            def answer() -> list[str]:
-                return self._replies(asked, lora=lora, tell=_Sum(f"{name}: {arm}", len(asked), progress))
-
-            return self._kept(folder, f"{name}: {arm}", ["lora" if lora else "base", *map(_question, asked)], answer)
-
-        trained = "system" if clips else "after"
-        arms = {trained: ask(trained, prompts, lora=True)}
+        asked = {"system" if clips else "after": Asked(prompts, lora=True)}
         if trained_only:
-            return arms
+            return asked
         if not clips:
-            return arms | {"before": ask("before", prompts, lora=False)}
+            return asked | {"before": Asked(prompts, lora=False)}
         recognizer = self.recognizer
         if recognizer is not None:
             key = ["transcripts", *map(_clip, clips)]
             tell = _Sum(f"{name}: transcripts", len(clips), progress)
             heard = self._kept(folder, tell.what, key, lambda: recognizer.transcribe(clips, progress=tell))
-            arms["cascade"] = ask("cascade", with_text(prompts, heard), lora=False)
+            asked["cascade"] = Asked(with_text(prompts, heard), lora=False)
         transcripts = [part.transcript for part in clips if part.transcript is not None]
-        if len(transcripts) == len(clips):
-            arms["text_oracle"] = ask("text oracle", with_text(prompts, transcripts), lora=False)
-        return arms
+        written = with_text(prompts, transcripts) if len(transcripts) == len(clips) else None
+        if written:
+            asked["text_oracle"] = Asked(written, lora=False)
+        baselines = baselines or self.baselines
+        if baselines:
+            asked["no_audio"] = Asked(with_text(prompts, [""] * len(clips)), lora=True)
+        if baselines and written:
+            asked["transcript"] = Asked(written, lora=True)
+        return asked
 
-    def _replies(self, asked: list[Conversation], *, lora: bool, tell: Callable[[int], None]) -> list[str]:
+    def arms(self, name: str, questions: Mapping[str, Asked], *, folder: Path, progress: Progress) -> Arms:
+        """Returns the answers of every arm; those in `folder` are taken from there, new ones are put there."""
+
+        def answers(what: str, asked: Asked) -> list[str]:
+            return self._kept(folder, what, asked.key, lambda: self._replies(asked, tell=asked.tell(what, progress)))
+
+        return {arm: answers(f"{name}: {arm.replace('_', ' ')}", asked) for arm, asked in questions.items()}
+
+    def choices(
+        self,
+        name: str,
+        questions: Mapping[str, Asked],
+        choices: Sequence[str],
+        *,
+        folder: Path,
+        progress: Progress,
+    ) -> ArmScores:
+        """Returns arm -> (N, C) log-likelihood of each choice as the whole answer; kept in `folder` as answers are."""
+
+        def scores(what: str, asked: Asked) -> list[list[float]]:
+            key = ["choices", list(choices), *asked.key]
+            return self._kept(folder, what, key, lambda: self._scores(asked, choices, asked.tell(what, progress)))
+
+        return {
+            arm: np.array(scores(f"{name}: {arm.replace('_', ' ')}, choices", asked), dtype=np.float64)
+            for arm, asked in questions.items()
+        }
+
+    def _replies(self, asked: Asked, *, tell: Callable[[int], None]) -> list[str]:
         replies = self.assistant.replies(
-            asked, config=self.config, lora=lora, batch_size=self.batch_size, progress=tell
+            asked.prompts, config=self.config, lora=asked.lora, batch_size=self.batch_size, progress=tell
         )
         return [reply.text for reply in replies]
 
-    def _kept(self, folder: Path, label: str, asked: list[Any], answer: Callable[[], list[str]]) -> list[str]:
+    def _scores(self, asked: Asked, choices: Sequence[str], tell: Callable[[int], None]) -> list[list[float]]:
+        scores = choice_scores(
+            self.assistant, asked.prompts, choices, lora=asked.lora, batch_size=self.batch_size, progress=tell
+        )
+        found: list[list[float]] = scores.tolist()
+        return found
+
+    def _kept(self, folder: Path, label: str, asked: list[Any], answer: Callable[[], list[T]]) -> list[T]:
         if not self.pins:
             return answer()
         key = hashlib.sha256(json.dumps([dict(self.pins), asked], sort_keys=True).encode()).hexdigest()
@@ -119,10 +185,10 @@ def shown(prompt: Conversation) -> str:
     return "\n".join(f"{message.role}: {message.text}" for message in written.messages)
 
 
-def _read(path: Path) -> list[str] | None:
+def _read(path: Path) -> list[Any] | None:
     """The answers in a file; None if there is none, or a damaged one: then they are asked for again."""
     try:
-        answers: list[str] = json.loads(path.read_text(encoding="utf-8"))["answers"]
+        answers: list[Any] = json.loads(path.read_text(encoding="utf-8"))["answers"]
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return None
     return answers

@@ -1,4 +1,4 @@
-"""What answers are worth: item by item, over a set, and over the wordings in which it was asked."""
+"""What answers are worth: item by item, and over a set."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 
 from sonant.chat.messages import Conversation
-from sonant.data.prompts import Split
+from sonant.evaluate.arms import ArmScores
 from sonant.evaluate.judge import Judge, Verdict, summarize
 from sonant.evaluate.metrics.named import in_language
-from sonant.evaluate.metrics.score import Counts, Estimate, RatioMetric, RowMetric, Score, mean, ratio
+from sonant.evaluate.metrics.score import Counts, Estimate, RatioMetric, RowMetric, Score, ratio
+from sonant.evaluate.metrics.verification import equal_error_rate, right_choices
 from sonant.evaluate.normalize import normalizer
-from sonant.evaluate.tasks import JUDGE, JUDGE_FAILED, Task
-from sonant.evaluate.wordings import Wording
+from sonant.evaluate.tasks import CHOICE_ACCURACY, EER, JUDGE, JUDGE_FAILED, Task, references_of
 
 Scores = dict[str, dict[str, Score]]  # metric -> arm -> score
 Estimates = dict[str, dict[str, Estimate]]
@@ -25,6 +25,7 @@ class Marks:
 
     counts: Mapping[str, Mapping[str, Counts]]  # metric -> arm -> (N, 2); ratio metrics only
     estimates: Estimates
+    choices: ArmScores  # arm -> (N, C) log-likelihood of each choice; empty where none are asked about
     verdicts: Mapping[str, Sequence[Verdict]]  # arm -> one a row
     judged: Mapping[str, Any]  # arm -> how many verdicts there are, and why others are missing
 
@@ -35,7 +36,8 @@ class Marks:
             for metric, arms in self.counts.items()
         }
         said = {arm: asdict(verdicts[index]) for arm, verdicts in self.verdicts.items()}
-        return {"scores": scores} | ({"judge": said} if said else {})
+        likely = {arm: [round(float(score), 4) for score in each[index]] for arm, each in self.choices.items()}
+        return {"scores": scores} | ({"choices": likely} if likely else {}) | ({"judge": said} if said else {})
 
 
 def mark(
@@ -43,10 +45,15 @@ def mark(
     arms: Mapping[str, Sequence[str]],
     how: Task,
     *,
+    choices: ArmScores | None = None,
     verdicts: Mapping[str, Sequence[Verdict]] | None = None,
     judge: Judge | None = None,
 ) -> Marks:
-    """Returns every metric for every arm, normalised on both sides; `verdicts` are what `judge` said of each arm."""
+    """Returns every metric for every arm, normalised on both sides.
+
+    choices: arm -> (N, C) log-likelihoods of `how.choices`.   verdicts: what `judge` said of each arm.
+    A metric of whole rows that finds nothing to count in any of them has no estimate.
+    """
     clean = normalizer(how.normalizer)
     references = [[clean(reference) for reference in references_of(row)] for row in rows]
     answers = {arm: [clean(text) for text in texts] for arm, texts in arms.items()}
@@ -54,7 +61,8 @@ def mark(
     estimates: Estimates = {}
     for metric in how.metrics:
         if isinstance(metric, RowMetric):
-            counts[metric.name] = {arm: metric.counts(texts, rows) for arm, texts in arms.items()}
+            every = {arm: metric.counts(texts, rows) for arm, texts in arms.items()}
+            counts[metric.name] = {arm: each for arm, each in every.items() if each[:, 1].any()}
         elif isinstance(metric, RatioMetric):
             counts[metric.name] = {arm: metric.counts(texts, references) for arm, texts in answers.items()}
         else:
@@ -62,6 +70,13 @@ def mark(
             estimates[metric.name] = {arm: there.estimate(texts, references) for arm, texts in answers.items()}
             continue
         estimates[metric.name] = {arm: ratio(each) for arm, each in counts[metric.name].items()}
+    if choices:
+        right = right_choices([row.reference for row in rows], how.choices)
+        found = {arm: np.stack([each.argmax(1) == right, right >= 0], axis=1) for arm, each in choices.items()}
+        counts[CHOICE_ACCURACY] = {arm: each.astype(np.float64) for arm, each in found.items()}
+        estimates[CHOICE_ACCURACY] = {arm: ratio(each) for arm, each in counts[CHOICE_ACCURACY].items()}
+        if set(right) == {0, 1} and len(how.choices) == 2:
+            estimates[EER] = {arm: equal_error_rate(s[:, 0] - s[:, 1], right == 0) for arm, s in choices.items()}
     judged: dict[str, Any] = {}
     if judge is not None:
         for arm, said in (verdicts or {}).items():
@@ -72,92 +87,13 @@ def mark(
         for name in (JUDGE, JUDGE_FAILED):  # there is no score where too many verdicts failed
             known = {arm: each for arm, each in counts[name].items() if name != JUDGE or judged[arm]["score"]}
             estimates[name] = {arm: ratio(each) for arm, each in known.items()}
-    return Marks(counts, estimates, verdicts or {}, judged)
-
-
-def references_of(row: Conversation) -> tuple[str, ...]:
-    """Returns the right answers of a row: its reference, and the aliases that it lists."""
-    return tuple(dict.fromkeys((row.reference, *row.extra.get("aliases", ()))))
+    return Marks(counts, estimates, choices or {}, verdicts or {}, judged)
 
 
 def target_language(rows: Sequence[Conversation]) -> str | None:
     """Returns the code of the language that all rows are to be answered in, if they say so."""
     languages = {row.extra.get("target_language") for row in rows}
     return languages.pop() if len(languages) == 1 else None
-
-
-@dataclass(frozen=True)
-class SplitScores:
-    """Scores under the wordings of one split of a prompt bank."""
-
-    wordings: tuple[str, ...]
-    scores: dict[str, dict[str, list[Score]]]  # metric -> arm -> one a wording
-    mean: Scores
-    worst: Scores
-
-
-@dataclass(frozen=True)
-class Paraphrases:
-    """What changes with the wording of the instruction; "test" wordings are held out of training."""
-
-    test: SplitScores
-    train: SplitScores | None
-    seen_minus_unseen: Scores
-
-
-def paraphrases(marks: Mapping[Wording, Marks], how: Task) -> Paraphrases:
-    """Returns scores by wording, their mean and worst, and what an unseen wording costs (paired over rows)."""
-    test, train = (_in_split(marks, split) for split in ("test", "train"))
-    means = {split: _means(found) for split, found in (("test", test), ("train", train))}
-    gap = {
-        metric: {arm: (seen - means["test"][metric][arm]).score for arm, seen in arms.items()}
-        for metric, arms in means["train"].items()
-    }
-    return Paraphrases(
-        test=_split_scores(test, how, means["test"]),
-        train=_split_scores(train, how, means["train"]) if train else None,
-        seen_minus_unseen=gap,
-    )
-
-
-def unseen(marks: Mapping[Wording, Marks]) -> Estimates:
-    """Returns the mean estimates over held-out wordings."""
-    return _means(_in_split(marks, "test"))
-
-
-def _in_split(marks: Mapping[Wording, Marks], split: Split) -> dict[Wording, Marks]:
-    return {wording: each for wording, each in marks.items() if wording.split == split}
-
-
-def _means(marks: Mapping[Wording, Marks]) -> Estimates:
-    return {metric: {arm: mean(e) for arm, e in arms.items()} for metric, arms in _by_wording(marks).items()}
-
-
-def _by_wording(marks: Mapping[Wording, Marks]) -> dict[str, dict[str, list[Estimate]]]:
-    """Metric -> arm -> one estimate a wording; an arm that a judge failed under one wording is left out."""
-    every = [each.estimates for each in marks.values()]
-    return {
-        metric: {arm: [e[metric][arm] for e in every] for arm in arms if all(arm in e[metric] for e in every)}
-        for metric, arms in (every[0] if every else {}).items()
-    }
-
-
-def _split_scores(marks: Mapping[Wording, Marks], how: Task, means: Estimates) -> SplitScores:
-    scores = {
-        metric: {arm: [each.score for each in estimates] for arm, estimates in arms.items()}
-        for metric, arms in _by_wording(marks).items()
-    }
-
-    def worst(metric: str, several: Sequence[Score]) -> Score:
-        choose = min if how.higher_is_better[metric] else max
-        return choose(several, key=lambda score: score.value)
-
-    return SplitScores(
-        wordings=tuple(wording.text for wording in marks),
-        scores=scores,
-        mean=scored(means),
-        worst={metric: {arm: worst(metric, each) for arm, each in arms.items()} for metric, arms in scores.items()},
-    )
 
 
 def scored(estimates: Estimates) -> Scores:

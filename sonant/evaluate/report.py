@@ -18,10 +18,8 @@ from sonant.evaluate.metrics.score import RESAMPLES
 from sonant.evaluate.report_audio import Clips
 from sonant.evaluate.report_figures import figures
 from sonant.evaluate.report_items import MAX_ITEMS, TaskDifferences, task_differences
+from sonant.evaluate.report_tables import tables
 from sonant.evaluate.run_folder import Json, Run, read_run
-
-NUM_SAMPLES = 8
-HEARD, TEXT = ("system", "cascade", "text_oracle"), ("before", "after")
 
 
 def write_report(
@@ -33,7 +31,7 @@ def write_report(
     values = {
         "title": "Sonant: " + ", ".join(run.name for run in runs),
         "notes": dict.fromkeys(note for run in runs for note in run.notes),
-        "runs": [_tables(run) | {"sections": _sections(run, clips)} for run in runs],
+        "runs": [tables(run) | {"sections": _sections(run, clips)} for run in runs],
         "figures": figures(runs),
     }
     return _write("report.html", values, clips)
@@ -86,64 +84,6 @@ def _write(page: str, values: Mapping[str, Any], clips: Clips) -> Path:
     clips.page.parent.mkdir(parents=True, exist_ok=True)
     clips.page.write_text(html, encoding="utf-8")
     return clips.page
-
-
-def _tables(run: Run) -> Json:
-    heard: list[Json] = []
-    text: list[Json] = []
-    for task, result in run.results.items():
-        arms = HEARD if result["has_audio"] else TEXT
-        for metric, scores in result["metrics"].items():
-            row = {"task": task, "n": result["n"], "metric": metric, "cells": [_shown(scores.get(a)) for a in arms]}
-            row |= {"difference": "", "verdict": ""}
-            if metric == result["headline"]:
-                name = "system minus cascade" if result["has_audio"] else "after minus before"
-                row |= _difference(result["differences"].get(name), result["higher_is_better"])
-            (heard if result["has_audio"] else text).append(row)
-    samples = {
-        task: [{key: item[key] for key in ("id", "reference", *HEARD, *TEXT) if key in item} for item in items]
-        for task in run.results
-        if (items := run.items_of(task)[:NUM_SAMPLES])
-    }
-    tables = {"heard": heard, "text": text, "wordings": _wordings(run), "judged": _judged(run)}
-    return {"name": run.name, **tables, "samples": samples}
-
-
-def _judged(run: Run) -> list[str]:
-    """How many verdicts stand behind each judged score, one line each; failures are never hidden in it."""
-    return [
-        f"{' · '.join(filter(None, (task, wording, arm)))}: {found['num_judged']} judged, {found['num_failed']} failed"
-        + "".join(f"; {count} x {reason}" for reason, count in found["failures"].items())
-        + ("" if found["score"] else f"; no score, as more than {found['max_failed_share']:.0%} failed")
-        for task, result in run.results.items()
-        for wording, arms in result.get("judged", {}).items()
-        for arm, found in arms.items()
-    ]
-
-
-def _wordings(run: Run) -> list[Json]:
-    """Rows of the table on prompt banks: what the model loses when it is asked in other words."""
-    rows = []
-    for task, result in run.results.items():
-        if found := result.get("paraphrases"):
-            arm, metric = "system" if result["has_audio"] else "after", result["headline"]
-            test, train = found["test"], found.get("train")
-            cells = [test["mean"], test["worst"], train and train["mean"], found["seen_minus_unseen"]]
-            shown = [_shown((cell or {}).get(metric, {}).get(arm)) for cell in cells]
-            rows.append({"task": task, "metric": metric, "num": len(test["wordings"]), "cells": shown})
-    return rows
-
-
-def _shown(score: Json | None) -> str:
-    return f"{score['value']:.1f} [{score['low']:.1f}, {score['high']:.1f}]" if score else "–"
-
-
-def _difference(score: Json | None, higher_is_better: bool) -> Json:
-    if score is None:
-        return {}
-    better, worse = (score["low"] > 0, score["high"] < 0) if higher_is_better else (score["high"] < 0, score["low"] > 0)
-    shown = f"{score['value']:+.1f} [{score['low']:+.1f}, {score['high']:+.1f}]"
-    return {"difference": shown, "verdict": "good" if better else "bad" if worse else ""}
 
 
 def _sections(run: Run, clips: Clips) -> list[Json]:

@@ -13,24 +13,30 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sonant.chat.messages import AudioPart, Conversation
 from sonant.data.manifest import Manifest, relative_path, write_lines
 from sonant.data.shards import file_sha256
 from sonant.errors import EvaluationError
 from sonant.evaluate.arms import Arms, Examinee, Progress, shown, with_text
+from sonant.evaluate.details import Details, details
 from sonant.evaluate.judge import Case, Judge, Verdict
-from sonant.evaluate.marks import Marks, Paraphrases, mark, paraphrases, references_of, scored, unseen
+from sonant.evaluate.marks import Marks, mark, scored
+from sonant.evaluate.metrics.instructions import INSTRUCTION_FOLLOWING, part_marks
 from sonant.evaluate.metrics.score import Estimate, Score
 from sonant.evaluate.normalize import normalizer
 from sonant.evaluate.pins import recordings_sha256, rows_sha256
-from sonant.evaluate.tasks import Task, task_named
+from sonant.evaluate.robustness import Paraphrases, own_wordings, paraphrases, unseen
+from sonant.evaluate.tasks import Task, references_of, task_named
 from sonant.evaluate.wordings import Wording, reworded
 from sonant.generate.assistant import Assistant
 from sonant.generate.chat_model import ChatModel
 from sonant.generate.recognizer import Recognizer
 from sonant.generate.sampling import GenerationConfig
 
-DIFFERENCES = (("system", "cascade"), ("after", "before"))
+DIFFERENCES = (("system", "cascade"), ("system", "no_audio"), ("system", "transcript"), ("after", "before"))
+Answered = Mapping[Wording | None, tuple[Arms, Marks]]  # None: rows as they stand
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,7 @@ class EvalSet:
     how: Task
     wordings: tuple[Wording, ...] = ()
     pins: Mapping[str, Any] = field(default_factory=dict)
+    baselines: bool = False  # whether the model is also asked without the audio, and with the transcript instead
 
     def prompts(self, wording: Wording | None) -> list[Conversation]:
         """Returns the questions."""
@@ -69,6 +76,7 @@ class TaskResult:
     paraphrases: Paraphrases | None = None
     judged: Mapping[str, Any] = field(default_factory=dict)
     series: Mapping[str, Any] | None = None
+    details: Details = field(default_factory=Details)
     pins: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -90,7 +98,7 @@ class TaskResult:
         }
         known = {"judged": self.judged, "series": self.series, "pins": self.pins}
         known["paraphrases"] = asdict(self.paraphrases) if self.paraphrases else None
-        return found | {name: value for name, value in known.items() if value}
+        return found | self.details.to_json() | {name: value for name, value in known.items() if value}
 
 
 def evaluate(
@@ -170,20 +178,15 @@ def run_sets(
     results: dict[str, TaskResult] = {}
     items: list[str] = []
     for each in sets:
-        judge = judges[each.name]
-        marks: dict[Wording | None, Marks] = {}
-        for wording in each.wordings or (None,):
-            name = f"{each.name} {wording.name}" if wording else each.name
-            prompts, seen = each.prompts(wording), wording is not None and wording.split == "train"
-            arms = examinee.arms(name, prompts, folder=folder / "answers", progress=progress, trained_only=seen)
-            verdicts = {
-                arm: _verdicts(judge, _cases(each.rows, prompts, texts), f"{name}: judge, {arm}", progress)
-                for arm, texts in arms.items()
-                if judge
-            }
-            marks[wording] = mark(each.rows, arms, each.how, verdicts=verdicts, judge=judge)
-            items += _items(each, wording, prompts, arms, marks[wording], folder)
-        results[each.name] = _result(each, marks, judge)
+        answered = {
+            wording: _ask(
+                each, wording, examinee, folder=folder / "answers", judge=judges[each.name], progress=progress
+            )
+            for wording in each.wordings or (None,)
+        }
+        for wording, (arms, marks) in answered.items():
+            items += _items(each, wording, arms, marks, folder)
+        results[each.name] = _result(each, answered, judges[each.name])
     write_lines(folder / "items.jsonl", items)
     shared = {"run": dict(pins or examinee.pins), "sets": {name: result.pins for name, result in results.items()}}
     write_lines(folder / "pins.json", [json.dumps(shared, indent=2, ensure_ascii=False)])
@@ -194,7 +197,7 @@ def run_sets(
 def score_task(task: str, rows: Sequence[Conversation], arms: Arms, *, how: Task | None = None) -> TaskResult:
     """Returns every metric of the task for every arm, normalised on both sides, with paired differences."""
     each = EvalSet(task, tuple(rows), how or how_of(task, rows))
-    return _result(each, {None: mark(rows, arms, each.how)}, None)
+    return _result(each, {None: (arms, mark(rows, arms, each.how))}, None)
 
 
 def forgetting(results: dict[str, TaskResult]) -> dict[str, Score]:
@@ -235,6 +238,24 @@ def _check(each: EvalSet) -> None:
         each.prompts(wording)
 
 
+def _ask(
+    each: EvalSet, wording: Wording | None, examinee: Examinee, *, folder: Path, judge: Judge | None, progress: Progress
+) -> tuple[Arms, Marks]:
+    """The answers of every arm to a set in one wording, and their marks; only the model is asked in seen wordings."""
+    name = f"{each.name} {wording.name}" if wording else each.name
+    prompts, seen = each.prompts(wording), wording is not None and wording.split == "train"
+    where: Any = {"folder": folder, "progress": progress}
+    questions = examinee.questions(name, prompts, trained_only=seen, baselines=each.baselines, **where)
+    arms = examinee.arms(name, questions, **where)
+    choices = examinee.choices(name, questions, each.how.choices, **where) if each.how.choices else None
+    verdicts = {
+        arm: _verdicts(judge, _cases(each.rows, prompts, texts), f"{name}: judge, {arm}", progress)
+        for arm, texts in arms.items()
+        if judge
+    }
+    return arms, mark(each.rows, arms, each.how, choices=choices, verdicts=verdicts, judge=judge)
+
+
 def _verdicts(judge: Judge, cases: Sequence[Case], what: str, progress: Progress) -> list[Verdict]:
     return judge.verdicts(cases, progress=lambda done: progress(what, done, len(cases)))
 
@@ -248,10 +269,8 @@ def _cases(rows: Sequence[Conversation], prompts: Sequence[Conversation], answer
     return cases
 
 
-def _items(
-    each: EvalSet, wording: Wording | None, prompts: Sequence[Conversation], arms: Arms, marks: Marks, folder: Path
-) -> Iterator[str]:
-    for index, (row, prompt) in enumerate(zip(each.rows, prompts, strict=True)):
+def _items(each: EvalSet, wording: Wording | None, arms: Arms, marks: Marks, folder: Path) -> Iterator[str]:
+    for index, (row, prompt) in enumerate(zip(each.rows, each.prompts(wording), strict=True)):
         references = references_of(row)
         known = {
             "wording": wording and wording.name,
@@ -270,6 +289,8 @@ def _items(
             **{arm: answers[index] for arm, answers in arms.items()},
             **marks.item(index),
         }
+        if INSTRUCTION_FOLLOWING in each.how.metrics:
+            item["parts"] = {arm: [asdict(p) for p in part_marks(answers[index], row)] for arm, answers in arms.items()}
         yield json.dumps(item, ensure_ascii=False)
 
 
@@ -279,9 +300,11 @@ def _clip(part: AudioPart, folder: Path) -> dict[str, Any]:
     return {"path": path, **place, "transcript": part.transcript}
 
 
-def _result(each: EvalSet, marks: Mapping[Wording | None, Marks], judge: Judge | None) -> TaskResult:
+def _result(each: EvalSet, answered: Answered, judge: Judge | None) -> TaskResult:
+    marks = {wording: found for wording, (_, found) in answered.items()}
     by_wording = {wording: found for wording, found in marks.items() if wording is not None}
     estimates = unseen(by_wording) if by_wording else marks[None].estimates
+    asked = paraphrases(by_wording, each.how) if by_wording else own_wordings(each.rows, marks[None], each.how)
     scores = scored(estimates)
     pins = {
         **each.pins,
@@ -301,14 +324,26 @@ def _result(each: EvalSet, marks: Mapping[Wording | None, Marks], judge: Judge |
         normalizer=each.how.normalizer,
         scores=scores,
         differences=_differences(estimates.get(each.how.headline, {})),
-        paraphrases=paraphrases(by_wording, each.how) if by_wording else None,
+        paraphrases=asked,
         judged={wording.name if wording else "": found.judged for wording, found in marks.items() if found.judged},
         series=each.series,
+        details=_details(each, answered),
         pins={
             **{name: value for name, value in pins.items() if value is not None},
             "signatures": {metric: signature for metric, signature in signatures.items() if signature},
         },
     )
+
+
+def _details(each: EvalSet, answered: Answered) -> Details:
+    """The details of all held-out wordings together."""
+    found = [each for wording, each in answered.items() if wording is None or wording.split == "test"]
+    arms = {arm: [text for said, _ in found for text in said[arm]] for arm in found[0][0]}
+    counts = {
+        metric: {arm: np.concatenate([marks.counts[metric][arm] for _, marks in found]) for arm in by_arm}
+        for metric, by_arm in found[0][1].counts.items()
+    }
+    return details(each.rows * len(found), arms, each.how, counts=counts)
 
 
 def _differences(headline: Mapping[str, Estimate]) -> dict[str, Score]:

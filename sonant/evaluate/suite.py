@@ -10,6 +10,8 @@ sets:
     normalizer: whisper_english
     judge: grade                    a rubric
     limit: 500                      the first rows
+    choices: ["yes", "no"]          answers whose likelihoods are asked for too (EER, where there are two)
+    baselines: true                 the model is also asked without the audio, and with the transcript instead of it
 """
 
 import fnmatch
@@ -56,6 +58,8 @@ class SetConfig(Config):
     normalizer: NormalizerName | None = None
     judge: str | None = None
     limit: int | None = Field(None, ge=1)
+    choices: tuple[str, ...] | None = None
+    baselines: bool = False
 
     @model_validator(mode="after")
     def _one_place(self) -> "SetConfig":
@@ -74,7 +78,8 @@ class SetConfig(Config):
         """Returns how it is scored, `default` where nothing is said."""
         metrics = default.metrics if self.metrics is None else tuple(map(metric_named, self.metrics))
         judge = (self.judge or default.judge) if judged else None
-        return Task(metrics, self.normalizer or default.normalizer, judge)
+        choices = default.choices if self.choices is None else self.choices
+        return Task(metrics, self.normalizer or default.normalizer, judge, choices)
 
 
 class Suite(Config):
@@ -163,19 +168,20 @@ def _eval_sets(
 ) -> list[EvalSet]:
     manifest, pins = _imported(name, each, place, progress) if each.source else (place.root / each.path, {})
     if each.task is None:
-        return [replace(found, name=f"{name}/{found.name}") for found in sets_of([manifest], limit=each.limit)]
+        found = sets_of([manifest], limit=each.limit)
+        return [replace(one, name=f"{name}/{one.name}", baselines=each.baselines) for one in found]
     rows = tuple(Manifest(manifest))[: each.limit]
     how = each.how(task_named(each.task), judged=place.judged)
     if how.metrics:
         _check_references(manifest, rows)
     pins |= {"manifests": {manifest.name: file_sha256(manifest)}, "limit": each.limit, "task": each.task}
     if each.prompts is None:
-        return [EvalSet(name, rows, how, pins=pins)]
+        return [EvalSet(name, rows, how, pins=pins, baselines=each.baselines)]
     bank = load_prompt_bank(each.prompts)
     wordings = wordings_of(bank, num=num)
     asked = {wording.name: wording.text for wording in wordings}
     pins["prompt_bank"] = {"name": bank.name, "sha256": bank.sha256, "wordings": asked}
-    return [EvalSet(name, rows, how, wordings, pins)]
+    return [EvalSet(name, rows, how, wordings, pins, each.baselines)]
 
 
 def _imported(

@@ -76,7 +76,8 @@ def test_without_a_model_or_anything_to_ask_the_remedy_is_told(sonant: Run, mode
 def test_what_wording_costs_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     from sonant.chat.messages import AudioPart
     from sonant.cli.evaluate_tables import print_results
-    from sonant.evaluate.marks import mark, paraphrases
+    from sonant.evaluate.marks import mark
+    from sonant.evaluate.robustness import paraphrases
     from sonant.evaluate.run import score_task
     from sonant.evaluate.tasks import task_named
     from sonant.evaluate.wordings import Wording
@@ -88,7 +89,8 @@ def test_what_wording_costs_is_printed(capsys: pytest.CaptureFixture[str]) -> No
     result = replace(score_task("qa", rows, {"system": ["red"]}), paraphrases=paraphrases(marks, how))
     print_results({"qa": result})
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "+50.0" in line]
-    assert [cell.split(" ")[1] for cell in line.split("│")[2:6]] == ["exact_match", "50.0", "0.0", "100.0"]
+    cells = [cell.split(" ")[1] for cell in line.split("│")[2:8]]
+    assert cells == ["exact_match", "2", "50.0", "0.0", "-50.0", "100.0"]
 
 
 def test_max_forgetting_passes_where_nothing_was_lost(sonant: Run, model: Path, kept: Path, tmp_path: Path) -> None:

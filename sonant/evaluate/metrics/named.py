@@ -5,6 +5,9 @@ from dataclasses import replace
 from functools import partial
 
 from sonant.errors import EvaluationError
+from sonant.evaluate.metrics.instructions import ALL_CORRECT, INSTRUCTION_FOLLOWING
+from sonant.evaluate.metrics.labels import INVALID_LABEL, UNWEIGHTED, WEIGHTED
+from sonant.evaluate.metrics.rows import ANSWERED, FINAL_EXACT, FINAL_F1
 from sonant.evaluate.metrics.score import AnyMetric, Metric, RatioMetric
 from sonant.evaluate.metrics.text import (
     ACCURACY,
@@ -19,13 +22,17 @@ from sonant.evaluate.metrics.text import (
     WER,
     SacreMetric,
 )
+from sonant.evaluate.metrics.verification import ORDER_CONSISTENCY
 from sonant.evaluate.normalize import Normalizer, normalizer
 
 # sacrebleu's own choices by target language; Japanese and Korean need a dictionary to find words.
 BLEU_TOKENIZERS = {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}
-METRICS: dict[str, AnyMetric] = {
-    m.name: m for m in (WER, CER, EXACT, CONTAINS, F1, ROUGE_L, ACCURACY, NO_CHOICE, BLEU, CHRF)
-}
+_OF_TEXTS: tuple[AnyMetric, ...] = (WER, CER, EXACT, CONTAINS, F1, ROUGE_L, ACCURACY, NO_CHOICE, BLEU, CHRF)
+_OF_ROWS = (
+    *(INSTRUCTION_FOLLOWING, ALL_CORRECT, ANSWERED, FINAL_EXACT, FINAL_F1),
+    *(WEIGHTED, UNWEIGHTED, INVALID_LABEL, ORDER_CONSISTENCY),
+)
+METRICS: dict[str, AnyMetric] = {metric.name: metric for metric in (*_OF_TEXTS, *_OF_ROWS)}
 
 
 def metric_named(name: str) -> AnyMetric:

@@ -1,6 +1,6 @@
 """A score with its interval: bootstrap over items, so that a difference can be told from luck."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, TypeAlias
 
@@ -145,6 +145,20 @@ def ratio(counts: Counts) -> Estimate:
     return Estimate(float(_percent(counts.sum(0))), _percent(resampled_sums(counts)), n=len(counts))
 
 
+def ratios_by_group(counts: Counts, groups: NDArray[np.intp]) -> list[Estimate]:
+    """Returns the ratio over each group of items; counts: (N, 2), groups: (N,) numbers from 0.
+
+    All come from the same draws of all items, so that differences between groups are not taken for paired ones.
+    """
+    num = int(groups.max()) + 1
+    member = groups[:, None] == np.arange(num)  # (N, G)
+    sums = np.stack([resampled_sums(counts[:, side, None] * member) for side in (0, 1)], axis=2)  # (R, G, 2)
+    return [
+        Estimate(float(_percent(counts[groups == g].sum(0))), _percent(sums[:, g]), n=int(member[:, g].sum()))
+        for g in range(num)
+    ]
+
+
 def ratio_score(counts: Counts) -> Score:
     """Returns the ratio of (N, 2) counts and sizes in percent, with its interval."""
     return ratio(counts).score
@@ -158,12 +172,17 @@ def check_pairs(hypotheses: Sequence[str], references: Sequence[Reference]) -> N
         raise EvaluationError("nothing to score: no items; check the manifest and the task's name")
 
 
+def resampled_weights(num: int) -> Iterator[NDArray[np.float64]]:
+    """Yields (R, num) blocks, RESAMPLES lines in all: how often each item is in a draw; always the same draws."""
+    rng = np.random.default_rng(0)
+    step = max(1, BLOCK // num)  # a block of draws at a time: a million items must fit too
+    for start in range(0, RESAMPLES, step):
+        yield rng.multinomial(num, np.full(num, 1 / num), size=min(step, RESAMPLES - start)).astype(np.float64)
+
+
 def resampled_sums(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Returns (RESAMPLES, C) sums of (N, C) values over items drawn with replacement, the same draws for every N."""
-    rng, num = np.random.default_rng(0), len(values)
-    step = max(1, BLOCK // num)  # a block of draws at a time: a million items must fit too
-    blocks = (min(step, RESAMPLES - start) for start in range(0, RESAMPLES, step))
-    return np.concatenate([rng.multinomial(num, np.full(num, 1 / num), size=size) @ values for size in blocks])
+    return np.concatenate([weights @ values for weights in resampled_weights(len(values))])
 
 
 def _percent(sums: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -64,6 +64,11 @@ def not_chosen(hypothesis: str, reference: str) -> tuple[float, float]:
     return float(chosen(hypothesis) is None), 1.0
 
 
+def chrf_of(hypothesis: str, reference: str) -> float:
+    """Returns the chrF of one text against another in points: how alike they are, letter by letter."""
+    return float(CHRF.scorer().sentence_score(hypothesis, [reference]).score)
+
+
 def _f1(common: int, num_words: int, num_wanted: int) -> float:
     if not num_words or not num_wanted:
         return float(num_words == num_wanted)
@@ -101,7 +106,7 @@ class SacreMetric:
         import numpy as np
 
         check_pairs(hypotheses, references)
-        scorer = self._scorer()
+        scorer = self.scorer()
         # sacrebleu takes streams: the first answer of every item, the second of those that have one, ...
         streams = [list(stream) for stream in itertools.zip_longest(*map(several, references))]
         result = scorer.corpus_score(list(hypotheses), streams)
@@ -109,7 +114,8 @@ class SacreMetric:
         resampled = [scorer._compute_score_from_stats(list(sums)).score for sums in resampled_sums(statistics)]
         return Estimate(result.score, np.array(resampled), n=len(references), signature=str(scorer.get_signature()))
 
-    def _scorer(self) -> Any:
+    def scorer(self) -> Any:
+        """Returns sacrebleu's own metric. Raises: EvaluationError if it, or what it cuts words with, is missing."""
         try:
             import sacrebleu.metrics
         except ImportError:
