@@ -5,18 +5,22 @@ from typing import Literal
 
 import pydantic
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sonant.config import Config
 from sonant.errors import ModelError
-from sonant.models.encoders.base import valid_mask, zero_padding
+from sonant.models.alignment import mean_by_segment, spikes
+from sonant.models.conv_transformer import ConvTrunk, ConvTrunkConfig
+from sonant.models.encoders.base import zero_padding
 
 
 class CTCPoolingConfig(Config):
     """Pools the frames of each token that a CTC head hears."""
 
     kind: Literal["ctc_pooling"] = "ctc_pooling"
+    trunk: ConvTrunkConfig | None = None  # before the CTC head, for an encoder that has not learned to spell
+    head: Literal["linear", "distance"] = "linear"  # distance: to the LLM's embeddings, no weights for each token
+    distance_temperature: float = pydantic.Field(0.1, gt=0.0)
     vocab_size: int | None = None  # tokens without blank; None: the language model's
     hidden_dim: int | None = None  # None: the language model's width
     soft_embedding: bool = True  # start as a cascade: expected embedding of the token heard
@@ -38,101 +42,140 @@ class CTCPoolingAdapter(nn.Module):
     vector = scale * soft + MLP(norm(mean frame of the segment), norm(soft))
     soft   = mean over the spike's frames of softmax(logits without blank / temperature) @ embedding table
 
-    With two encoders the CTC head reads the first one's channels, the MLP all: the first hears what is said.
+    With two encoders the CTC head reads the first one's channels, the MLP all: the first hears what is said. With a
+    trunk, which reads all channels, "frame" means one of its output, and both read all of it.
 
     The MLP ends in zeros, so at the start the vectors are expected token embeddings. Set the table by `anchor`.
     Without `soft_embedding` there is neither table nor zeros: vector = MLP(norm(mean frame)).
-    Source: after LegoSLM (Ma et al. 2025). Differs from it in one vector a spike, not a frame, and in the MLP.
+    Source: after LegoSLM (Ma et al. 2025). Differs from it in one vector a spike, not a frame, and in the MLP; the
+    distance head after DirectSpeech2LLM.
     """
 
     table: Tensor | None  # (V, D), frozen; not saved: it belongs to the language model
 
     def __init__(self, config: CTCPoolingConfig, *, in_dims: Sequence[int], out_dim: int, vocab_size: int) -> None:
         super().__init__()
-        in_dim = sum(in_dims)
-        self.in_dim, self.out_dim, self.vocab_size = in_dim, out_dim, vocab_size
-        self.heard_dim = in_dims[0]
+        self.in_dim, self.out_dim, self.vocab_size = sum(in_dims), out_dim, vocab_size
         self.scale, self.temperature, self.soft = config.scale, config.posterior_temperature, config.soft_embedding
         self.blank_penalty = config.blank_penalty
-        self.ctc_head = nn.Linear(self.heard_dim, vocab_size + 1)
-        self.norm = nn.LayerNorm(in_dim)
+        self.trunk = ConvTrunk(config.trunk, in_dim=self.in_dim) if config.trunk is not None else None
+        dim, self.heard_dim = self.in_dim, in_dims[0]
+        if self.trunk is not None:
+            dim = self.heard_dim = self.trunk.out_dim
+        self.ctc_head: nn.Linear | DistanceHead = (
+            nn.Linear(self.heard_dim, vocab_size + 1)
+            if config.head == "linear"
+            else DistanceHead(self.heard_dim, out_dim, temperature=config.distance_temperature)
+        )
+        self.norm = nn.LayerNorm(dim)
         self.soft_norm = nn.LayerNorm(out_dim) if self.soft else None
         hidden_dim = config.hidden_dim or out_dim
         last = nn.Linear(hidden_dim, out_dim)
         if self.soft:
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
-        self.mlp = nn.Sequential(nn.Linear(in_dim + self.soft * out_dim, hidden_dim), nn.GELU(), last)
+        self.mlp = nn.Sequential(nn.Linear(dim + self.soft * out_dim, hidden_dim), nn.GELU(), last)
         self.register_buffer("table", None, persistent=False)
+
+    @property
+    def needs_table(self) -> bool:
+        """Whether it works only after `anchor`."""
+        return self.soft or isinstance(self.ctc_head, DistanceHead)
 
     def anchor(self, table: Tensor) -> None:
         """Sets the embedding table (V, out_dim) of the tokens that the CTC head tells apart; it is not trained.
 
-        Raises: ModelError if its shape does not fit, or if the adapter was built without soft embeddings.
+        Raises: ModelError if its shape does not fit, or if the adapter was built to do without.
         """
-        if not self.soft or table.shape != (self.vocab_size, self.out_dim):
-            expected = f"({self.vocab_size}, {self.out_dim})" if self.soft else "none (soft_embedding is off)"
+        if not self.needs_table or table.shape != (self.vocab_size, self.out_dim):
+            expected = f"({self.vocab_size}, {self.out_dim})" if self.needs_table else "none (soft_embedding is off)"
             raise ModelError(f"adapter ctc_pooling: embedding table {tuple(table.shape)}; expected {expected}")
         self.table = table.detach()
 
-    def ctc_logits(self, frames: Tensor) -> Tensor:
-        """Returns logits (A, T, V + 1) of `frames` (A, T, in_dim); blank is the last."""
-        logits: Tensor = self.ctc_head(frames[..., : self.heard_dim])
+    def listen(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns what is pooled, (A, T', H), zeros past their lengths, and the lengths (A,): the trunk's output.
+
+        Without a trunk, the `frames` (A, T, in_dim) and `lengths` (A,) themselves.
+        """
+        if self.trunk is None:
+            return zero_padding(frames, lengths), lengths
+        hidden, lengths = self.trunk(frames, lengths)
+        return hidden, lengths
+
+    def ctc_logits(self, hidden: Tensor) -> Tensor:
+        """Returns logits (A, T', V + 1) of what `listen` gives (A, T', H); blank is the last."""
+        heard = hidden[..., : self.heard_dim]
+        logits: Tensor
+        if isinstance(self.ctc_head, DistanceHead):
+            logits = self.ctc_head(heard, self._anchored())
+        else:
+            logits = self.ctc_head(heard)
         return logits
+
+    def pool(self, hidden: Tensor, logits: Tensor, segment: Tensor, heard: Tensor, *, size: int) -> Tensor:
+        """Returns the vectors (A, size, out_dim) of a segmentation: what is heard (`spikes`), or known to be said.
+
+        Shapes: hidden (A, T', H) and its logits (A, T', V + 1); segment (A, T') int64 and heard (A, T') bool as
+        `sonant.models.alignment.segments` gives them. Vectors of segments that a clip lacks mean nothing.
+        """
+        vectors = self.norm(mean_by_segment(hidden, segment, segment >= 0, size=size))
+        if not self.soft:
+            return self.mlp(vectors)
+        soft = mean_by_segment(self._expected_embeddings(logits, heard), segment, heard, size=size)
+        assert self.soft_norm is not None
+        return self.scale * soft + self.mlp(torch.cat([vectors, self.soft_norm(soft)], dim=-1))
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
         """Returns the most vectors (A,) that `lengths` (A,) frames can give: one a frame, never none."""
-        return lengths.clamp(min=1)
+        return (lengths if self.trunk is None else self.trunk.output_lengths(lengths)).clamp(min=1)
 
     def forward(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Returns vectors (A, T', out_dim) of `frames` (A, T, in_dim), and their real lengths (A,)."""
-        frames = zero_padding(frames, lengths)
-        logits = self.ctc_logits(frames)
+        hidden, lengths = self.listen(frames, lengths)
+        logits = self.ctc_logits(hidden)
         best = torch.cat([logits[..., :-1], logits[..., -1:] - self.blank_penalty], dim=-1).argmax(dim=-1)
         segment, heard, output_lengths = spikes(best, lengths, blank=self.vocab_size)
         size = int(output_lengths.max()) if len(lengths) else 1
-        vectors = self.norm(mean_by_segment(frames, segment, segment >= 0, size=size))
-        if not self.soft:
-            return zero_padding(self.mlp(vectors), output_lengths), output_lengths
-        soft = mean_by_segment(self._expected_embeddings(logits, heard), segment, heard, size=size)
-        assert self.soft_norm is not None
-        vectors = self.scale * soft + self.mlp(torch.cat([vectors, self.soft_norm(soft)], dim=-1))
-        return zero_padding(vectors, output_lengths), output_lengths
+        return zero_padding(self.pool(hidden, logits, segment, heard, size=size), output_lengths), output_lengths
 
     def _expected_embeddings(self, logits: Tensor, heard: Tensor) -> Tensor:
         """(A, T, V + 1) -> (A, T, D), computed at the frames `heard` (A, T) only: the vocabulary may be large."""
-        if self.table is None:
-            raise ModelError("adapter ctc_pooling: no embedding table; call anchor(table) or set soft_embedding=false")
+        table = self._anchored()
         posterior = (logits[heard][:, :-1].float() / self.temperature).softmax(dim=-1)
         expected = logits.new_zeros(*heard.shape, self.out_dim)
-        expected[heard] = (posterior.to(self.table.dtype) @ self.table).to(expected.dtype)
+        expected[heard] = (posterior.to(table.dtype) @ table).to(expected.dtype)
         return expected
 
+    def _anchored(self) -> Tensor:
+        if self.table is None:
+            raise ModelError(
+                "adapter ctc_pooling: no embedding table; call anchor(table) or set soft_embedding=false, head=linear"
+            )
+        return self.table
 
-def spikes(best: Tensor, lengths: Tensor, *, blank: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns segment (A, T) int64 from 0, -1 outside; heard (A, T) bool: a spike's own frames; the segments' number.
 
-    `best` (A, T) is each frame's best class, `lengths` (A,) its real frames. A clip without a spike is one segment,
-    heard throughout.
+class DistanceHead(nn.Module):
+    """A CTC head whose weights are the LLM's embeddings: the nearer a frame's projection, the likelier the token.
+
+        logit of token v = -|p - e_v|^2 / (temperature * mean |e|^2)        p: the frame's projection, e_v: its row
+        logit of blank   = linear(frame) - 1 / temperature                  at p = 0, that of an average token
+
+    Source: DirectSpeech2LLM's CTC over distances; the units and the blank are our choice.
     """
-    real = valid_mask(lengths, best.shape[1])
-    best = best.masked_fill(~real, blank)
-    heard = best != blank
-    starts = heard & (best != F.pad(best, (1, 0), value=blank)[:, :-1])
-    count = starts.sum(dim=1)
-    # Frames of spike i have seen i + 1 starts, the blanks before it i.
-    segment = starts.cumsum(dim=1) - heard.long()
-    silent = (count == 0)[:, None]
-    segment = segment.masked_fill(~real | (~silent & (segment >= count[:, None])), -1)
-    return segment, heard | (silent & real), count.clamp(min=1)
 
+    def __init__(self, in_dim: int, out_dim: int, *, temperature: float) -> None:
+        super().__init__()
+        self.temperature = temperature
+        self.projection = nn.Linear(in_dim, out_dim)
+        self.blank = nn.Linear(in_dim, 1)
 
-def mean_by_segment(frames: Tensor, segment: Tensor, used: Tensor, *, size: int) -> Tensor:
-    """Returns means (A, size, D) of those `frames` (A, T, D) that are `used` (A, T), by `segment` (A, T).
-
-    A segment without a used frame gives zeros.
-    """
-    # (A, size, T): which frames each segment averages
-    member = (segment[:, None] == torch.arange(size, device=segment.device)[:, None]) & used[:, None]
-    weight = member.to(frames.dtype) / member.sum(dim=2, keepdim=True).clamp(min=1)
-    return weight.to(frames.dtype) @ frames
+    def forward(self, frames: Tensor, table: Tensor) -> Tensor:
+        """Returns logits (A, T, V + 1) float32 of `frames` (A, T, in_dim), given the embeddings (V, out_dim)."""
+        squares = torch.linalg.vector_norm(table, dim=-1, dtype=torch.float32).square()
+        unit = squares.mean()
+        # A projection of the table's own scale at the start: the same for tables of any unit.
+        projected = self.projection(frames).float() * unit.div(table.shape[1]).sqrt()
+        products = (projected.to(table.dtype) @ table.T).float()
+        distances = projected.square().sum(dim=-1, keepdim=True) - 2 * products + squares
+        tokens = -distances / (self.temperature * unit)
+        return torch.cat([tokens, self.blank(frames).float() - 1 / self.temperature], dim=-1)

@@ -10,7 +10,7 @@ from sonant.models.adapters.conformer import ConformerConfig
 from sonant.models.adapters.conv_transformer import ConvTransformerConfig
 from sonant.models.adapters.ctc_pooling import CTCPoolingConfig
 from sonant.models.adapters.stack_mlp import StackMLPConfig
-from sonant.models.conv_transformer import ConvBlockConfig
+from sonant.models.conv_transformer import ConvBlockConfig, ConvTrunkConfig
 
 BLOCK = ConvBlockConfig(num_layers=1, num_heads=2, ffn_dim=16)
 CONFIGS = [
@@ -18,6 +18,7 @@ CONFIGS = [
     ConformerConfig(num_heads=2),
     CTCPoolingConfig(vocab_size=5),
     ConvTransformerConfig(blocks=(BLOCK, BLOCK), dropout=0.0),
+    CTCPoolingConfig(vocab_size=5, trunk=ConvTrunkConfig(blocks=(BLOCK,), dropout=0.0), head="distance"),
 ]
 every_adapter = pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.kind)
 
