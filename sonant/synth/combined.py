@@ -236,9 +236,8 @@ class Combiner:
         number = self._uses[len(asked)] % len(frames)  # in turn, so that every wording is asked equally often
         self._uses[len(asked)] += 1
         heard = next(each.row for each in asked if each.row.audio_parts)
-        parts = instructed(
-            frames[number], heard.audio_parts[0], **{NUMBERS[i]: each.phrase for i, each in enumerate(asked)}
-        )
+        phrases = dict(zip(NUMBERS, (each.phrase for each in asked), strict=False))
+        parts = instructed(_punctuated(frames[number], phrases), heard.audio_parts[0], **phrases)
         answer = self.config.separator.join(f"{each['intro']} {each['reference']}" for each in instructions)
         sources = list(dict.fromkeys(each.row.id for each in asked))
         note = {
@@ -269,6 +268,15 @@ def _fields(row: Conversation) -> dict[str, str]:
     if "target_language" in fields:
         fields["target_language"] = language_name(fields["target_language"])
     return {"question": row.messages[0].text.strip(), **fields}
+
+
+def _punctuated(frame: str, phrases: Mapping[str, str]) -> str:
+    """The frame without its marks behind phrases that end with their own: "why?;" reads "why?"."""
+
+    def kept(match: re.Match[str]) -> str:
+        return match[1] if phrases[match[1][1:-1]].endswith((".", "?", "!")) else match[0]
+
+    return re.sub(rf"(\{{(?:{'|'.join(phrases)})\}})[.,;]", kept, frame)
 
 
 def _uncuttable(instructions: Sequence[Mapping[str, Any]]) -> str:

@@ -235,7 +235,8 @@ def _told(clip: Clip, task: str) -> dict[str, Any]:
 def _written(row: Conversation) -> Conversation:
     """The row with what is said written where the recording stood."""
     said = (part.text if isinstance(part, TextPart) else f": {part.transcript}" for part in row.messages[0].parts)
-    return Conversation((user("".join(said)), row.messages[1]), id=f"{row.id}-written", task="text_combined", extra=row.extra)
+    turns = (user("".join(said)), row.messages[1])
+    return Conversation(turns, id=f"{row.id}-written", task="text_combined", extra=row.extra)
 
 
 class _Asker:
