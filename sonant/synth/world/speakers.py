@@ -4,10 +4,10 @@ A speaker is an espeak voice with its own rate and pitch, fixed by the voice's n
 "excited" is how this speaker sounds beside its other manners, so a high voice is not an excited one.
 
     manner    rate  pitch  range  volume
-    calm      0.90   1.00   0.75    0.70
-    excited   1.25   1.25   2.00    1.10
-    sad       0.78   0.88   0.30    0.45
-    angry     1.12   0.95   1.30    1.50
+    calm      0.90   1.00   0.70    0.70
+    excited   1.30   1.30   2.00    1.00
+    sad       0.74   0.85   0.25    0.40
+    angry     1.10   0.85   1.10    1.60
 
 espeak alone can do it: other engines know neither range nor volume.
 """
@@ -37,10 +37,10 @@ class Shape:
 
 
 SHAPES: Mapping[Manner, Shape] = {
-    "calm": Shape(rate=0.9, pitch=1.0, pitch_range=0.75, volume=0.7),
-    "excited": Shape(rate=1.25, pitch=1.25, pitch_range=2.0, volume=1.1),
-    "sad": Shape(rate=0.78, pitch=0.88, pitch_range=0.3, volume=0.45),
-    "angry": Shape(rate=1.12, pitch=0.95, pitch_range=1.3, volume=1.5),
+    "calm": Shape(rate=0.9, pitch=1.0, pitch_range=0.7, volume=0.7),
+    "excited": Shape(rate=1.3, pitch=1.3, pitch_range=2.0, volume=1.0),
+    "sad": Shape(rate=0.74, pitch=0.85, pitch_range=0.25, volume=0.4),
+    "angry": Shape(rate=1.1, pitch=0.85, pitch_range=1.1, volume=1.6),
 }
 JITTER = Shape(rate=0.03, pitch=0.03, pitch_range=0.05, volume=0.08)  # share of a factor that chance adds or takes
 
@@ -69,9 +69,14 @@ class Speaker:
         """The part of the voice that is a throat, not an accent."""
         return self.voice.partition("+")[2]
 
+    @property
+    def throat(self) -> str:
+        """The variant, near-copies called by one name."""
+        return next((copies[0] for copies in _COPIES if self.variant in copies), self.variant)
+
     def differs(self, other: "Speaker") -> bool:
         """Returns whether the two are heard as different people: other variants, and not near-copies of one another."""
-        return _throat(self.variant) != _throat(other.variant)
+        return self.throat != other.throat
 
 
 @cache
@@ -100,7 +105,3 @@ def manner_request(text: str, speaker: Speaker, manner: Manner | None, rng: rand
 def _speaker(voice: str) -> Speaker:
     rng = random.Random(f"speaker {voice}")
     return Speaker(voice, pitch=round(rng.uniform(0.75, 1.25), 2), rate=round(rng.uniform(0.94, 1.06), 2))
-
-
-def _throat(variant: str) -> str:
-    return next((copies[0] for copies in _COPIES if variant in copies), variant)
