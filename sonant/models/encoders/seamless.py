@@ -21,6 +21,8 @@ _PART = PartClass(
 class SeamlessEncoder(nn.Module):
     """Frames of SeamlessM4T v2's speech encoder: 50 Hz mel pairs in, 6.25 Hz out with the published length adapter.
 
+    With `length_adapter` off, the last layer's states at 50 Hz: all that comes behind is left out.
+
     Source: Seamless Communication 2023, through transformers' `SeamlessM4Tv2SpeechEncoder`; equal to it on one clip.
     Differs from it in a batch: its adapter's convolution reads padded frames at the end of shorter clips, ours zeros.
     """
@@ -34,6 +36,8 @@ class SeamlessEncoder(nn.Module):
             dtype=config.dtype,
             num_layers=config.num_layers,
         )
+        if not config.length_adapter:
+            self.model.intermediate_ffn = self.model.adapter = self.model.inner_layer_norm = None
         settings = self.model.config
         self.architecture = architecture_of(settings)
         self.feature_spec = FeatureSpec.seamless()
@@ -54,6 +58,8 @@ class SeamlessEncoder(nn.Module):
         hidden = model.feature_projection(zero_padding(features, lengths).to(model.dtype))
         mask = valid_mask(lengths.clamp(min=1), hidden.shape[1])
         hidden = model.encoder(hidden, attention_mask=mask)
+        if model.intermediate_ffn is None:
+            return zero_padding(hidden, lengths)
         hidden = hidden + 0.5 * model.intermediate_ffn(hidden)
         for layer in self._adapter_layers():
             hidden, lengths = run_length_adapter(layer, hidden, lengths)
