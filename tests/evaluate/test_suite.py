@@ -78,7 +78,7 @@ def table(root: Path, name: str, rows: list[dict[str, Any]], clip: Path) -> None
 
 def test_every_shipped_suite_can_be_read_and_names_what_exists() -> None:
     assert shipped_suites() == [
-        "covost2", "fleurs", "librispeech", "llama_questions", "spoken_squad", "tiny", "voicebench",
+        "covost2", "fleurs", "librispeech", "llama_questions", "spoken_squad", "tiny", "tiny_wavllm", "voicebench",
     ]  # fmt: skip
     for name in shipped_suites():
         for each in load_suite(name).sets.values():
