@@ -59,12 +59,12 @@ class Assistant:
 
         Questions are batched by length; an answer does not depend on the company it was computed in.
         """
-        examples = [self._example(c) for c in conversations]
+        examples = [self.example(c) for c in conversations]
         order = sorted(range(len(examples)), key=lambda i: (examples[i].audio_duration_s, len(examples[i].token_ids)))
         replies: dict[int, Reply] = {}
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
-            batch = collate([examples[i] for i in chosen]).to(self._device)
+            batch = collate([examples[i] for i in chosen]).to(self.device)
             said = generate(
                 self.model, batch, config=config or GenerationConfig(), stop_ids=self.tokenizer.stop_ids, lora=lora
             )
@@ -76,7 +76,7 @@ class Assistant:
         self, conversation: Conversation, *, config: GenerationConfig | None = None, lora: bool = True
     ) -> Iterator[str]:
         """Yields the answer piece by piece; the pieces joined are the reply's text."""
-        batch = collate([self._example(conversation)]).to(self._device)
+        batch = collate([self.example(conversation)]).to(self.device)
         steps = decode(
             self.model, batch, config=config or GenerationConfig(), stop_ids=self.tokenizer.stop_ids, lora=lora
         )
@@ -92,10 +92,12 @@ class Assistant:
         yield self._reply(said).text[len(shown) :]
 
     @property
-    def _device(self) -> torch.device:
+    def device(self) -> torch.device:
+        """Where the model is."""
         return next(self.model.llm.parameters()).device
 
-    def _example(self, conversation: Conversation) -> Example:
+    def example(self, conversation: Conversation) -> Example:
+        """Returns a question as the model reads it, recordings loaded. Raises: ChatError or AudioError."""
         specs = self.model.specs_given(self.cached)
         return make_example(conversation, self.tokenizer, specs, for_generation=True, cached=self.cached)
 

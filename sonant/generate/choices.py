@@ -32,19 +32,18 @@ def choice_scores(
     model reads it as it reads a training batch (so LoRA's prompt scale applies; `lora=False` is the base LLM). A score
     does not depend on the batch it was computed in. `progress(n)` is called after each batch, n prompts at a time.
     """
-    model, tokenizer = assistant.model, assistant.tokenizer
-    device = next(model.llm.parameters()).device
     scores = np.empty((len(prompts), len(choices)))
     for start in range(0, len(prompts), batch_size):
         chunk = prompts[start : start + batch_size]
-        examples = [make_example(prompt, tokenizer, model.feature_specs, for_generation=True) for prompt in chunk]
+        examples = [assistant.example(prompt) for prompt in chunk]
         for column, choice in enumerate(choices):
             answered = [
                 _with_answer(heard, replace(prompt, messages=(*prompt.messages, answer(choice))), assistant)
                 for heard, prompt in zip(examples, chunk, strict=True)
             ]
-            with nullcontext() if lora else lora_disabled(model.llm):
-                scores[start : start + len(chunk), column] = _answer_scores(model, collate(answered).to(device))
+            batch = collate(answered).to(assistant.device)
+            with nullcontext() if lora else lora_disabled(assistant.model.llm):
+                scores[start : start + len(chunk), column] = _answer_scores(assistant.model, batch)
         progress(len(chunk))
     return scores
 

@@ -24,6 +24,7 @@ and **right** if it is followed and its body equals the reference or one of `ali
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 from pydantic import model_validator
@@ -141,9 +142,8 @@ def _bodies(answer: str, asked: Sequence[Instruction]) -> list[str | None]:
             found.append((place, part))
         place += 1 if part is None else len(intros[part])
     bodies: list[str | None] = [None] * len(asked)
-    ends = [place for place, _ in found[1:]] + [len(words)]
     order = [part for _, part in found]
-    for (start, part), end in zip(found, ends, strict=True):
+    for (start, part), (end, _) in pairwise([*found, (len(words), -1)]):
         before = order[: order.index(part)]
         if order.count(part) == 1 and all(other < part for other in before):
             bodies[part] = " ".join(words[start + len(intros[part]) : end])

@@ -1,0 +1,107 @@
+import dataclasses
+import io
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from sonant.batch import collate, make_example
+from sonant.chat.messages import AudioPart, Conversation, assistant, user
+from sonant.generate.assistant import Assistant
+from sonant.generate.choices import choice_scores
+from sonant.generate.engine import decode
+from sonant.generate.sampling import GenerationConfig
+from sonant.models.build import SpeechLMConfig, build_speech_lm
+from sonant.testing import byte_tokenizer, tone
+
+TOKENIZER = byte_tokenizer()
+CHOICES = ("yes", "no", "perhaps so")
+PROMPTS = [
+    Conversation((user("one speaker?"),), id="a"),
+    Conversation((user("is there one speaker, or are there two of them in this long question?"),), id="b"),
+    Conversation((user("hi"), assistant("yes"), user("again?")), id="c"),
+]
+
+
+def clip(seconds: float) -> AudioPart:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, tone(seconds), 16_000, format="WAV")
+    return AudioPart(data=buffer.getvalue())
+
+
+@pytest.fixture(scope="module")
+def listener() -> Assistant:
+    torch.manual_seed(3)
+    config = SpeechLMConfig.model_validate(
+        {
+            "encoders": [{"kind": "wavlm", "architecture": {"hidden_size": 16, "num_hidden_layers": 1,
+                          "num_attention_heads": 2, "intermediate_size": 16, "conv_dim": [8, 8], "conv_kernel": [10, 3],
+                          "conv_stride": [5, 2], "num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2,
+                          "feat_extract_norm": "layer", "do_stable_layer_norm": True}}],
+            "adapter": {"kind": "stack_mlp", "stack": 2},
+            "llm": {"architecture": {"model_type": "llama", "vocab_size": TOKENIZER.vocab_size, "hidden_size": 32,
+                                     "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+                                     "max_position_embeddings": 256, "initializer_range": 0.3}},
+            "lora": {"rank": 2},
+        }
+    )  # fmt: skip
+    model = build_speech_lm(config)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:  # as after training
+            torch.nn.init.normal_(parameter, std=0.2)
+    return Assistant(model, TOKENIZER)
+
+
+@torch.no_grad()
+def by_hand(listener: Assistant, prompt: Conversation, choice: str) -> float:
+    """Token after token through the bare LLM: the sum of the log-probabilities of the answer and its end."""
+    whole = dataclasses.replace(prompt, messages=(*prompt.messages, assistant(choice)))
+    ids = make_example(whole, TOKENIZER, ()).token_ids.tolist()
+    start = len(make_example(prompt, TOKENIZER, (), for_generation=True).token_ids)
+    end = ids.index(TOKENIZER.end_of_turn_id, start)
+    logits = listener.model.llm(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
+    return float(sum(logits[place - 1, ids[place]] for place in range(start, end + 1)))
+
+
+def test_a_choice_scores_what_its_tokens_and_the_end_of_the_turn_score_one_by_one(listener: Assistant) -> None:
+    """The earlier answer of the third prompt is part of the question."""
+    scores = choice_scores(listener, PROMPTS, CHOICES)
+    expected = [[by_hand(listener, prompt, choice) for choice in CHOICES] for prompt in PROMPTS]
+    np.testing.assert_allclose(scores, expected, atol=1e-4)
+
+
+def test_scores_are_the_same_alone_and_in_a_batch(listener: Assistant) -> None:
+    heard = [Conversation((user("who? ", clip(seconds)),), id=str(seconds)) for seconds in (0.1, 0.3)]
+    done: list[int] = []
+    together = choice_scores(listener, PROMPTS + heard, CHOICES, progress=done.append)
+    alone = choice_scores(listener, PROMPTS + heard, CHOICES, batch_size=1, progress=done.append)
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    assert done == [5, 1, 1, 1, 1, 1]
+
+
+def test_without_lora_the_base_llm_is_asked_and_lora_is_back_afterwards(listener: Assistant) -> None:
+    trained = choice_scores(listener, PROMPTS, CHOICES)
+    base = choice_scores(listener, PROMPTS, CHOICES, lora=False)
+    assert not np.allclose(trained, base, atol=1e-2)
+    np.testing.assert_array_equal(choice_scores(listener, PROMPTS, CHOICES), trained)
+
+
+def test_the_likeliest_of_all_single_tokens_is_what_greedy_decoding_says_first(listener: Assistant) -> None:
+    """Scores and generation read the prompt alike: seen at the first token of an answer."""
+    letters = [chr(code) for code in range(97, 123)]
+    (prompt,) = PROMPTS[:1]
+    batch = collate([listener.example(prompt)])
+    (step,) = decode(listener.model, batch, config=GenerationConfig(max_new_tokens=1), stop_ids=frozenset())
+    first = step.logits[0].log_softmax(-1)
+    ids = [TOKENIZER.encode_text(letter)[0] for letter in letters]
+    ends = []
+    for letter, token in zip(letters, ids, strict=True):
+        whole = dataclasses.replace(prompt, messages=(*prompt.messages, assistant(letter)))
+        example = make_example(whole, TOKENIZER, ()).token_ids.tolist()
+        place = example.index(token, len(listener.example(prompt).token_ids))
+        with torch.no_grad():
+            after = listener.model.llm(input_ids=torch.tensor([example])).logits[0, place].log_softmax(-1)
+        ends.append(float(after[TOKENIZER.end_of_turn_id]))
+    expected = [float(first[token]) + end for token, end in zip(ids, ends, strict=True)]
+    np.testing.assert_allclose(choice_scores(listener, [prompt], letters)[0], expected, atol=1e-4)
