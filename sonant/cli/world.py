@@ -54,20 +54,22 @@ def make(
 @app.command(epilog=BUILD_EPILOG)
 def build(
     out: Annotated[Path, typer.Argument(help="Folder for tokenizer, texts, runs and finished parts.")],
-    part: Annotated[str, typer.Option(help="llm, encoder or all.")] = "all",
+    part: Annotated[str, typer.Option(help="llm, encoder, speaker-encoder or all.")] = "all",
     settings: Settings = None,
 ) -> None:
-    """Train the tiny parts again, from nothing: what is shipped as tiny/llm and tiny/encoder. About twenty minutes."""
+    """Train the tiny parts again, from nothing: tiny/llm, tiny/encoder, tiny/speaker-encoder. About half an hour."""
     from sonant.errors import ConfigError
 
-    if part not in ("llm", "encoder", "all"):
-        raise ConfigError(f"--part {part!r}: parts are llm, encoder and all")
+    if part not in ("llm", "encoder", "speaker-encoder", "all"):
+        raise ConfigError(f"--part {part!r}: parts are llm, encoder, speaker-encoder and all")
     if part == "all" and settings:
-        raise ConfigError("--set needs --part: the settings of the two parts differ")
+        raise ConfigError("--set needs --part: the settings of the parts differ")
     if part in ("llm", "all"):
         _build_llm(out, settings or [])
     if part in ("encoder", "all"):
         _build_encoder(out, settings or [])
+    if part in ("speaker-encoder", "all"):
+        _build_speaker_encoder(out, settings or [])
 
 
 def _build_llm(out: Path, settings: list[str]) -> None:
@@ -103,6 +105,22 @@ def _build_encoder(out: Path, settings: list[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     run_dir, command = out / "encoder", "sonant world build"
     scores = build_encoder(train, folder, config=config, run_dir=run_dir, dev=dev, command=command, say=typer.echo)
+    _print_scores(scores, folder)
+
+
+def _build_speaker_encoder(out: Path, settings: list[str]) -> None:
+    from sonant.recipes.tiny_speaker_encoder import TinySpeakerRecipe, build_speaker_encoder
+    from sonant.synth.world.tokenizer import train_tokenizer
+    from sonant.synth.world.voice_pairs import make_voice_pairs
+
+    train_tokenizer(out / "tokenizer")
+    train, dev = make_voice_pairs(out / "voices", tell=typer.echo)
+    config = _changed(TinySpeakerRecipe(tokenizer=str(out / "tokenizer")), ["train.resume=true", *settings])
+    run_dir = out / "speaker-encoder"
+    folder, command = run_dir / "model", "sonant world build --part speaker-encoder"
+    scores = build_speaker_encoder(
+        train, folder, config=config, run_dir=run_dir, dev=dev, command=command, say=typer.echo
+    )
     _print_scores(scores, folder)
 
 

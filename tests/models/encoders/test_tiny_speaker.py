@@ -10,7 +10,7 @@ from sonant.audio.features import FeatureSpec, extract
 from sonant.errors import ModelError
 from sonant.models.encoders.base import EncoderConfig
 from sonant.models.encoders.load import load_encoder
-from sonant.models.encoders.tiny_speaker import TinySpeakerEncoder, speaker_features
+from sonant.models.encoders.tiny_speaker import TinySpeakerEncoder, _Context, speaker_features
 from sonant.models.freeze import FreezePlan, GroupConfig
 
 SMALL = {"dim": 16, "num_layers": 2, "num_heads": 2, "feed_forward_dim": 24}
@@ -77,6 +77,7 @@ def test_every_weight_trains(encoder: TinySpeakerEncoder) -> None:
 def test_the_context_is_the_mean_and_deviation_of_the_real_frames(encoder: TinySpeakerEncoder) -> None:
     context, x = encoder.contexts[0], torch.randn(1, 7, 16)
     mask = torch.arange(7)[None] < 5
+    assert isinstance(context, _Context)
     inner = context.inner(context.norm(x[:, :5]))
     said = context.outer(torch.cat([inner.mean(1), (inner.var(1, correction=0) + 1e-5).sqrt()], dim=-1))
     torch.testing.assert_close(context(x, mask), x + said[:, None])
