@@ -6,6 +6,7 @@ from typing import Any
 from sonant.chat.messages import Conversation
 from sonant.evaluate.metrics.instructions import ALL_CORRECT, INSTRUCTION_FOLLOWING
 from sonant.evaluate.metrics.labels import INVALID_LABEL, UNWEIGHTED, WEIGHTED
+from sonant.evaluate.metrics.language import RIGHT_LANGUAGE
 from sonant.evaluate.metrics.named import exact_name
 from sonant.evaluate.metrics.rows import ANSWERED, FINAL_EXACT, FINAL_F1
 from sonant.evaluate.metrics.score import AnyMetric
@@ -66,12 +67,12 @@ ANSWER = Task(metrics=(EXACT,))
 TASKS = {
     "asr": Task(metrics=(WER, CER)),
     "asr_words": Task(metrics=(WER, CER)),
-    "translation": Task(metrics=(EXACT, BLEU, CHRF)),
+    "translation": Task(metrics=(EXACT, BLEU, CHRF, RIGHT_LANGUAGE)),
     "spoken_qa": ANSWER,
     "mixed_modal": ANSWER,
     "multi_turn": ANSWER,
     "text_only": ANSWER,
-    "text_translation": Task(metrics=(EXACT, BLEU, CHRF)),
+    "text_translation": Task(metrics=(EXACT, BLEU, CHRF, RIGHT_LANGUAGE)),
     "question": Task(metrics=(CONTAINS, EXACT, F1), normalizer="squad"),
     "multiple_choice": Task(metrics=(ACCURACY, NO_CHOICE), normalizer="none"),
     "summary": Task(metrics=(ROUGE_L,)),
@@ -81,6 +82,7 @@ TASKS = {
     "manner": Task(metrics=(WEIGHTED, UNWEIGHTED, INVALID_LABEL)),
     "verification": Task(metrics=(EXACT, ORDER_CONSISTENCY), choices=("yes", "no")),
     "combined": Task(metrics=(INSTRUCTION_FOLLOWING, ALL_CORRECT)),
+    "text_combined": Task(metrics=(INSTRUCTION_FOLLOWING, ALL_CORRECT)),
     "combined_chained": Task(metrics=(INSTRUCTION_FOLLOWING, ALL_CORRECT, FINAL_EXACT, FINAL_F1)),
 }
 

@@ -138,7 +138,8 @@ def text_rows(split: Split, num: int, *, seed: int = 0, typos: float | None = No
         dialogue = TASKS[name](Scope(split, heard=False), rng)
         row = written(dialogue, rng, id=f"{split}-text_only-{index:05}", typos=typos)
         is_heldout = name == "question" and names_held_out(row.reference)
-        yield replace(row, task=f"text_{name}_heldout" if is_heldout else f"text_{name}")
+        extra = {"target_language": "de"} if name == "translation" else {}
+        yield replace(row, task=f"text_{name}_heldout" if is_heldout else f"text_{name}", extra=extra)
 
 
 class _Speaker:
@@ -158,7 +159,8 @@ class _Speaker:
         for exchange in dialogue.exchanges:
             parts = [self._part(p, rng, (voice, rate, pitch), heard, p is exchange.pieces[0]) for p in exchange.pieces]
             messages += [Message("user", tuple(parts)), assistant(exchange.answer)]
-        return Conversation(tuple(messages), id=id, task=task, language="en", speaker=voice)
+        extra = {"target_language": "de"} if task == "translation" else {}
+        return Conversation(tuple(messages), id=id, task=task, language="en", speaker=voice, extra=extra)
 
     def _part(
         self, piece: Piece, rng: random.Random, manner: tuple[str, float, float], heard: set[int], is_first: bool
