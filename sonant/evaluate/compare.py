@@ -15,8 +15,10 @@ from sonant.errors import EvaluationError
 from sonant.evaluate.judge import Case, Judge, Judged, Verdict, summarize
 from sonant.evaluate.metrics.named import in_language, metric_named
 from sonant.evaluate.metrics.score import Estimate, RowMetric, Score, mean, ratio
+from sonant.evaluate.metrics.verification import equal_error_rate, right_choices
 from sonant.evaluate.normalize import normalizer
 from sonant.evaluate.run_folder import Json, Run, read_run, references_of
+from sonant.evaluate.tasks import EER
 
 Standing: TypeAlias = Literal["better", "worse", "not told apart"]
 Rows: TypeAlias = dict[str, dict[str, Json]]  # id -> wording ("" without a prompt bank) -> item
@@ -237,9 +239,13 @@ def _failed(row: Mapping[str, Json], metric: str, arm: str) -> bool:
 
 
 def _estimate(items: Sequence[Json], metric: str, arm: str, *, how: Json) -> Estimate:
-    """The value over the items, from their counts; BLEU and chrF, which have none, from the answers."""
+    """The value over the items, from their counts; of those without, EER from likelihoods, others from the answers."""
     if all(metric in item.get("scores", {}) for item in items):
         return ratio(np.array([item["scores"][metric][arm] for item in items], dtype=np.float64))
+    if metric == EER:
+        scores = np.array([item["choices"][arm] for item in items])
+        right = right_choices([item["reference"] for item in items], how["pins"]["choices"])
+        return equal_error_rate(scores[:, 0] - scores[:, 1], right == 0)
     clean = normalizer(how["normalizer"])
     references = [[clean(text) for text in references_of(item)] for item in items]
     pinned = how.get("pins", {}).get("metrics", [])  # "bleu:char" where the score is called "bleu"
