@@ -54,12 +54,18 @@ def test_a_clip_without_frames_harms_no_other(encoder: TinySpeakerEncoder) -> No
 
 def test_equal_weights_give_the_mean_of_the_normed_states(encoder: TinySpeakerEncoder) -> None:
     features, lengths = torch.randn(1, 40, 80), torch.tensor([40])
-    states = [norm(s) for norm, s in zip(encoder.norms, encoder.states(features, lengths), strict=True)]
+    states = [norm(s) for norm, s in zip(encoder.norms, encoder.states(features + 3, lengths), strict=True)]
     assert len(states) == 3
     torch.testing.assert_close(encoder(features, lengths), torch.stack(states).mean(0))
     with torch.no_grad():
         encoder.layer_weights.copy_(torch.tensor([0.0, math.log(3.0), -1e9]))
     torch.testing.assert_close(encoder(features, lengths), 0.25 * states[0] + 0.75 * states[1])
+
+
+def test_silence_is_heard_as_padding_is(encoder: TinySpeakerEncoder) -> None:
+    silence = extract(torch.zeros(1600), encoder.feature_spec)
+    first = next(encoder.states(silence[None] + 3, torch.tensor([10])))
+    torch.testing.assert_close(first, next(encoder.states(torch.zeros(1, 10, 80), torch.tensor([10]))))
 
 
 def test_the_layer_weights_can_train_alone(encoder: TinySpeakerEncoder) -> None:
@@ -86,7 +92,7 @@ def test_the_context_is_the_mean_and_deviation_of_the_real_frames(encoder: TinyS
 def test_its_features_keep_loudness_which_the_tiny_encoders_do_not() -> None:
     samples = 0.1 * torch.randn(16_000)
     ours, louder = (extract(gain * samples, speaker_features()) for gain in (1.0, 2.0))
-    torch.testing.assert_close(louder - ours, torch.full_like(ours, math.log10(4.0) / 4), atol=1e-4, rtol=0)
+    torch.testing.assert_close(louder - ours, torch.full_like(ours, math.log10(4.0)), atol=1e-4, rtol=0)
     spec = FeatureSpec.tiny()
     torch.testing.assert_close(extract(2 * samples, spec), extract(samples, spec), atol=1e-3, rtol=0)
 
