@@ -7,7 +7,8 @@ from sonant.data.prompts import SPLITS, fill, instructed, load_prompt_bank
 from sonant.errors import ConfigError
 
 CLIP = AudioPart("a.wav")
-FIELDS = {"asr": set(), "translation": {"{target_language}"}, "spoken_qa": {"{question}"}, "summary": set()}
+PLAIN = ("asr", "summary", "emotion", "verification", "instruction", "continuation")
+FIELDS = {"translation": {"{target_language}"}, "spoken_qa": {"{question}"}} | {name: set() for name in PLAIN}
 
 
 @pytest.mark.parametrize("name", FIELDS)

@@ -2,8 +2,16 @@ import random
 
 import pytest
 
-from sonant.synth.world.facts import ANIMALS, FOODS, JOBS, PEOPLE
-from sonant.synth.world.german import ADJECTIVES, GERMAN_ANIMALS, GERMAN_FOODS, GERMAN_JOBS, random_pair, vocabulary
+from sonant.synth.world.facts import ANIMALS, FOODS, JOBS, PEOPLE, Fact, facts
+from sonant.synth.world.german import (
+    ADJECTIVES,
+    GERMAN_ANIMALS,
+    GERMAN_FOODS,
+    GERMAN_JOBS,
+    random_pair,
+    statement,
+    vocabulary,
+)
 
 
 def translated(english: str) -> str:
@@ -74,3 +82,30 @@ def test_no_sentence_says_a_old():
     rng = random.Random(2)
     assert "old" in ADJECTIVES
     assert not any(" a old " in random_pair(rng)[0] for _ in range(3000))
+
+
+@pytest.mark.parametrize(
+    ("fact", "expected"),
+    [
+        (Fact("dog", "colour", "red"), "der hund ist rot"),
+        (Fact("cat", "place", "in the barn"), "die katze lebt in der scheune"),
+        (Fact("horse", "food", "bread"), "das pferd frisst brot"),
+        (Fact("cow", "friend", "bear"), "die kuh mag den bären"),
+        (Fact("anna", "work", "cook"), "anna ist köchin"),
+        (Fact("ben", "work", "cook"), "ben ist koch"),
+        (Fact("leo", "rest", "sunday"), "leo ruht am sonntag"),
+        (Fact("tina", "instrument", "harp"), "tina spielt harfe"),
+        (Fact("sam", "number", "two"), "die nummer von sam ist zwei"),
+    ],
+)
+def test_what_is_true_can_be_said_in_german(fact: Fact, expected: str):
+    assert statement(fact) == expected
+
+
+def test_every_fact_is_translated_as_its_sentence_would_be():
+    rng = random.Random(0)
+    told = dict(random_pair(rng) for _ in range(60_000))
+    both = [fact for fact in facts() if fact.statement in told]
+    assert len(both) > 150
+    assert all(statement(fact) == told[fact.statement] for fact in both)
+    assert {word for fact in facts() for word in statement(fact).split()} <= {*vocabulary(), *PEOPLE}
