@@ -15,6 +15,7 @@ from sonant.errors import ModelError, TrainingError
 from sonant.models.llm import final_hidden
 from sonant.models.lora import lora_disabled
 from sonant.models.speech_lm import SpeechLM, SpeechLMOutput, eval_mode
+from sonant.models.splice import Spliced
 
 _UNNAMED = "other"  # rows without a task
 
@@ -54,11 +55,9 @@ class TokenLoss:
         """Returns the sum over the batch. Without any target it is zero and can still be differentiated."""
         output: SpeechLMOutput = model(batch)
         lm = cast(SpeechLM, unwrap(model))
-        mask = output.spliced.loss_mask[:, 1:]
-        rows, columns = mask.nonzero(as_tuple=True)
-        weights = mask[rows, columns]
+        rows, columns, weights = predicting(output.spliced)
         hidden, labels = output.hidden[rows, columns], output.spliced.labels[rows, columns + 1]
-        losses = weights * self._in_chunks(partial(_cross_entropy, lm), hidden, labels)
+        losses = weights * in_chunks(partial(cross_entropy, lm), hidden, labels, chunk_tokens=self.chunk_tokens)
         parts = task_parts(batch, rows, losses, weights)
         total = losses.sum()
         if self.kl_weight:
@@ -82,17 +81,14 @@ class TokenLoss:
         chosen = is_text[rows]
         rows, columns = rows[chosen], columns[chosen]
         weights = output.spliced.loss_mask[rows, columns + 1]
-        divergence = self._in_chunks(
-            partial(_kl_divergence, lm), output.hidden[rows, columns], reference[rows, columns]
+        divergence = in_chunks(
+            partial(kl_divergence, lm),
+            output.hidden[rows, columns],
+            reference[rows, columns],
+            chunk_tokens=self.chunk_tokens,
         )
         total = (weights * divergence).sum()
         return total, (total.detach(), float(weights.sum()))
-
-    def _in_chunks(self, function: Callable[[Tensor, Tensor], Tensor], hidden: Tensor, other: Tensor) -> Tensor:
-        chunks = list(zip(hidden.split(self.chunk_tokens), other.split(self.chunk_tokens), strict=True))
-        if len(chunks) == 1 or not torch.is_grad_enabled():  # one chunk alone would gain nothing from being made twice
-            return torch.cat([function(*chunk) for chunk in chunks])
-        return torch.cat([checkpoint(function, *chunk, use_reentrant=False) for chunk in chunks])
 
 
 class CTCLoss:
@@ -158,12 +154,30 @@ def task_parts(batch: Batch, rows: Tensor, losses: Tensor, weights: Tensor) -> d
     return parts
 
 
-def _cross_entropy(lm: SpeechLM, hidden: Tensor, labels: Tensor) -> Tensor:
+def predicting(spliced: Spliced) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns rows (N,) and columns (N,) of the positions that predict a supervised token, and its weight (N,)."""
+    mask = spliced.loss_mask[:, 1:]
+    rows, columns = mask.nonzero(as_tuple=True)
+    return rows, columns, mask[rows, columns]
+
+
+def in_chunks(
+    function: Callable[[Tensor, Tensor], Tensor], hidden: Tensor, other: Tensor, *, chunk_tokens: int
+) -> Tensor:
+    """Returns `function(hidden, other)` (N,), made of `chunk_tokens` positions at a time, and again going backward."""
+    chunks = list(zip(hidden.split(chunk_tokens), other.split(chunk_tokens), strict=True))
+    if len(chunks) == 1 or not torch.is_grad_enabled():  # one chunk alone would gain nothing from being made twice
+        return torch.cat([function(*chunk) for chunk in chunks])
+    return torch.cat([checkpoint(function, *chunk, use_reentrant=False) for chunk in chunks])
+
+
+def cross_entropy(lm: SpeechLM, hidden: Tensor, labels: Tensor) -> Tensor:
+    """Returns -log p (N,) of labels (N,) after hidden states (N, D)."""
     return F.cross_entropy(lm.logits(hidden).float(), labels, reduction="none")
 
 
-def _kl_divergence(lm: SpeechLM, hidden: Tensor, reference: Tensor) -> Tensor:
-    """KL(reference || model) over the vocabulary, per position."""
+def kl_divergence(lm: SpeechLM, hidden: Tensor, reference: Tensor) -> Tensor:
+    """Returns KL(reference || model) over the vocabulary (N,), of hidden states (N, D) of both."""
     with torch.no_grad():
         target = lm.logits(reference).float().log_softmax(-1)
     return F.kl_div(lm.logits(hidden).float().log_softmax(-1), target, reduction="none", log_target=True).sum(-1)

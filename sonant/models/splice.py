@@ -17,6 +17,7 @@ class Spliced:
     labels: Tensor  # (B, L) int64, the token AT each position (not shifted); IGNORED over audio and padding
     loss_mask: Tensor  # (B, L) float32, 0 over audio, padding and the first token of a row
     is_audio: Tensor  # (B, L) bool
+    audio_lengths: Tensor  # (A,) int64, the frames of each segment: in order they are what stands at `is_audio`
 
     @property
     def attention_mask(self) -> Tensor:
@@ -93,6 +94,7 @@ def splice(
         labels=place(token_ids.new_full((1,), IGNORED), token_ids, token_cells),
         loss_mask=place(loss_mask.new_zeros(1), loss_mask * predicted, token_cells),
         is_audio=place(is_frame.new_zeros(1), is_frame, frame_cells),
+        audio_lengths=audio_lengths,
     )
 
 

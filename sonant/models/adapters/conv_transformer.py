@@ -25,6 +25,7 @@ class ConvTransformerConfig(ConvTrunkConfig):
 
     kind: Literal["conv_transformer"] = "conv_transformer"
     hidden_dim: int | None = None  # of the head; None: the language model's width
+    pad_id: int | None = None  # reserved token whose embedding is the pad; None: one is made (`pad_vector`)
     keep_pads: int | None = pydantic.Field(None, ge=0)  # pads the LLM gets to read; None: all
     snap: SnapConfig | None = None
 
@@ -45,11 +46,16 @@ class ConvTransformerAdapter(nn.Module):
     def __init__(self, config: ConvTransformerConfig, *, in_dim: int, out_dim: int) -> None:
         super().__init__()
         self.in_dim, self.out_dim = in_dim, out_dim
-        self.keep_pads, self.snap = config.keep_pads, config.snap
+        self.pad_id, self.keep_pads, self.snap = config.pad_id, config.keep_pads, config.snap
         self.trunk = ConvTrunk(config, in_dim=in_dim)
         hidden_dim = config.hidden_dim or out_dim
         self.head = nn.Sequential(nn.Linear(self.trunk.out_dim, hidden_dim), nn.GELU(), nn.Linear(hidden_dim, out_dim))
         self.register_buffer("known", None, persistent=False)
+
+    @property
+    def needs_table(self) -> bool:
+        """Whether it answers only after `anchor`."""
+        return self.keep_pads is not None or self.snap is not None
 
     def anchor(self, table: Tensor, pad: Tensor) -> None:
         """Copies the LLM's embedding table (V, out_dim) and the pad vector (out_dim,); neither is trained.
