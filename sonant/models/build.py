@@ -7,7 +7,9 @@ from transformers import PreTrainedModel
 
 from sonant.config import Config
 from sonant.models.adapters.base import AdapterConfig, build_adapter
+from sonant.models.adapters.conv_transformer import ConvTransformerAdapter
 from sonant.models.adapters.ctc_pooling import CTCPoolingAdapter
+from sonant.models.embedding_table import pad_vector
 from sonant.models.encoders.base import EncoderConfig, SpeechEncoder
 from sonant.models.encoders.load import load_encoder
 from sonant.models.llm import LLMConfig, load_llm, token_embeddings
@@ -28,8 +30,8 @@ def build_speech_lm(config: SpeechLMConfig) -> SpeechLM:
     """Returns the model in eval mode; what has no `path` starts random, so seed torch first.
 
     A CTC pooling adapter gets the LLM's embedding table, and starts from the first encoder's CTC head where there is
-    one of its size: then the untrained model already reads what the encoder recognises. With LoRA, the rest of the LLM
-    is frozen; what else trains is for a FreezePlan to say.
+    one of its size and no trunk between: then the untrained model already reads what the encoder recognises. With LoRA,
+    the rest of the LLM is frozen; what else trains is for a FreezePlan to say.
 
     Raises: ModelError if a part cannot be loaded or the parts do not fit.
     """
@@ -44,6 +46,9 @@ def build_speech_lm(config: SpeechLMConfig) -> SpeechLM:
     )
     if isinstance(adapter, CTCPoolingAdapter):
         _start_as_cascade(adapter, encoders, llm)
+    if isinstance(adapter, ConvTransformerAdapter) and adapter.needs_table:
+        table = _embedding_table(llm)
+        adapter.anchor(table, pad_vector(table, adapter.pad_id))
     if config.lora is not None:
         add_lora(llm, config.lora)
     return SpeechLM(encoders, adapter, llm, config=config).eval()
@@ -51,11 +56,13 @@ def build_speech_lm(config: SpeechLMConfig) -> SpeechLM:
 
 @torch.no_grad()
 def _start_as_cascade(adapter: CTCPoolingAdapter, encoders: list[SpeechEncoder], llm: PreTrainedModel) -> None:
-    if adapter.soft:
+    if adapter.needs_table:
         adapter.anchor(_embedding_table(llm)[: adapter.vocab_size])
-    head = getattr(encoders[0], "ctc_head", None)
-    if isinstance(head, nn.Linear) and head.weight.shape == adapter.ctc_head.weight.shape:
-        adapter.ctc_head.load_state_dict(head.state_dict())
+    head, mine = getattr(encoders[0], "ctc_head", None), adapter.ctc_head
+    if not isinstance(head, nn.Linear) or not isinstance(mine, nn.Linear) or adapter.trunk is not None:
+        return
+    if head.weight.shape == mine.weight.shape:
+        mine.load_state_dict(head.state_dict())
 
 
 def _embedding_table(llm: PreTrainedModel) -> Tensor:

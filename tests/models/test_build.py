@@ -12,6 +12,7 @@ from sonant.config import validate
 from sonant.errors import ConfigError
 from sonant.models import build
 from sonant.models.build import SpeechLMConfig, build_speech_lm
+from sonant.models.embedding_table import pad_vector
 from sonant.models.lora import lora_layers
 
 WHISPER = {
@@ -74,6 +75,35 @@ def test_ctc_pooling_starts_from_the_first_encoders_own_ctc_head(
     model = build_speech_lm(_config(adapter={"kind": "ctc_pooling"}, encoders=[whisper] * num_encoders))
     assert torch.equal(model.adapter.ctc_head.weight, model.encoders[0].ctc_head.weight)
     assert model.adapter.ctc_head.weight is not model.encoders[0].ctc_head.weight
+
+
+def test_a_ctc_head_is_not_borrowed_through_a_trunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    load = build.load_encoder
+
+    def with_head(config: Any) -> Any:
+        encoder = load(config)
+        encoder.ctc_head = nn.Linear(32, 51)
+        return encoder
+
+    monkeypatch.setattr(build, "load_encoder", with_head)
+    trunk = {"blocks": [{"num_layers": 0}]}
+    for changes in ({"trunk": trunk}, {"head": "distance", "soft_embedding": False}):
+        model = build_speech_lm(_config(adapter={"kind": "ctc_pooling", **changes}))
+        assert model.adapter.needs_table
+        assert model.adapter.table.shape == (50, 64)
+        weights = dict(model.adapter.named_parameters()).get("ctc_head.weight")
+        assert weights is None or not torch.equal(weights, model.encoders[0].ctc_head.weight)
+
+
+@pytest.mark.parametrize(("changes", "pad"), [({"pad_id": 7}, 7), ({}, None)])
+def test_the_projector_of_slots_knows_words_and_the_pad(changes: dict[str, Any], pad: int | None) -> None:
+    block = {"num_layers": 1, "num_heads": 2, "ffn_dim": 16}
+    adapter = {"kind": "conv_transformer", "blocks": [block], "keep_pads": 1, **changes}
+    model = build_speech_lm(_config(adapter=adapter))
+    table = model.llm.get_input_embeddings().weight.detach()
+    assert torch.equal(model.adapter.known, torch.cat([table, pad_vector(table, pad)[None]]))
+    plain = build_speech_lm(_config(adapter=adapter | {"keep_pads": None}))
+    assert plain.adapter.known is None
 
 
 def test_mistakes_in_the_configuration_are_named() -> None:
