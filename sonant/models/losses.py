@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -41,15 +41,26 @@ class TokenLoss:
 
     kl_weight adds the KL divergence to the LLM without LoRA at the supervised positions of text-only rows: speech
     training then costs less text skill. It is reported as part "kl" and normalised by the same weight as the rest.
+
+    over: what the sum is divided by. "prompt_and_answer" adds the written prompts' tokens (`batch.prompt_lengths`), so
+    that rows of long prompts count less; the answers' tokens are still all that is predicted (WavLLM's code).
     """
 
-    def __init__(self, *, kl_weight: float = 0.0, chunk_tokens: int = 2048) -> None:
+    def __init__(
+        self,
+        *,
+        kl_weight: float = 0.0,
+        over: Literal["answer", "prompt_and_answer"] = "answer",
+        chunk_tokens: int = 2048,
+    ) -> None:
         self.kl_weight = kl_weight
+        self.over = over
         self.chunk_tokens = chunk_tokens
 
     def weight(self, batch: Batch) -> float:
-        """Returns the sum of the loss mask over tokens that something predicts."""
-        return batch.num_target_tokens
+        """Returns the sum of the loss mask over tokens that something predicts, with the prompts' tokens if asked."""
+        prompts = float(batch.prompt_lengths.sum()) if self.over == "prompt_and_answer" else 0.0
+        return batch.num_target_tokens + prompts
 
     def __call__(self, model: nn.Module, batch: Batch) -> LossOutput:
         """Returns the sum over the batch. Without any target it is zero and can still be differentiated."""

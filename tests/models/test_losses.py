@@ -52,6 +52,15 @@ def test_the_loss_is_the_sum_computed_by_hand_and_split_by_task(chunk_tokens: in
     }
 
 
+def test_the_sum_can_be_divided_by_prompts_and_answers_together() -> None:
+    """WavLLM's code; what is predicted, and the sum, are the same."""
+    model, batch = loss_model(), make_batch(ROWS, tasks=TASKS)
+    output = TokenLoss(over="prompt_and_answer")(model, batch)
+    assert output.total.item() == pytest.approx(sum(_by_hand(model, batch).values()), rel=1e-5)
+    assert output.weight == 3 + 4 + 2 + 5 + sum(batch.prompt_lengths.tolist())
+    assert min(batch.prompt_lengths) > 0
+
+
 def test_chunks_give_the_same_gradients_as_all_at_once() -> None:
     gradients = []
     for chunk_tokens in (3, 1000):
