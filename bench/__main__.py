@@ -13,6 +13,7 @@ doctor       a million rows, and planted faults
 builders     two runs of every builder with one seed
 speaking     ten thousand sentences spoken and stored
 batch        8 unequal clips together against each alone
+cache        frames of a frozen encoder written, read, and trained from
 """
 
 import argparse
@@ -32,6 +33,7 @@ NAMES = (
     "doctor",
     "speaking",
     "builders",
+    "cache",
     "suite",
 )
 
