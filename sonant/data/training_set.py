@@ -14,7 +14,7 @@ from pydantic import Field, field_validator
 
 from sonant.audio.augment import Augmenter
 from sonant.audio.features import FeatureSpec
-from sonant.batch import CachedFrames, Example, make_example
+from sonant.batch import Batch, CachedFrames, Example, collate, make_example
 from sonant.chat.messages import Conversation
 from sonant.chat.render import render
 from sonant.chat.tokenizer import ChatTokenizer
@@ -100,3 +100,13 @@ def make_stream(
         target_tokens=lambda row: int(render(edit(row), tokenizer).loss_mask.sum()),
     )
     return BatchStream(Group("blend", blend), example, sizes=sizes, plan=data.plan, loader=data.loader)
+
+
+def dev_batches(
+    data: DataConfig, tokenizer: ChatTokenizer, ears: Ears, *, edit: Callable[[Conversation], Conversation]
+) -> list[Batch]:
+    """Returns the first `dev_rows` rows of each dev manifest as batches of 32, for scores that need no answers."""
+    manifests = [Manifest(Path(data.root, name)) for name in data.dev]
+    rows = [manifest[index] for manifest in manifests for index in range(min(data.dev_rows, len(manifest)))]
+    examples = [make_example(edit(row), tokenizer, ears.specs, cached=ears.cached) for row in rows]
+    return [collate(examples[start : start + 32]) for start in range(0, len(examples), 32)]
