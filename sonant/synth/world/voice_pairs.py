@@ -17,6 +17,7 @@ from pathlib import Path
 
 from sonant.chat.messages import AudioPart, Conversation, assistant, user
 from sonant.data import manifest
+from sonant.errors import SynthesisError
 from sonant.synth.tts import SpeechRequest, load_synthesizer, speak
 from sonant.synth.world.speakers import MANNERS, Manner, Speaker, manner_request, speakers
 from sonant.synth.world.text import Split, speech_texts
@@ -45,7 +46,14 @@ def make_voice_pairs(out_folder: str | os.PathLike[str], *, tell: Callable[[str]
 
 
 def write_pairs(out: Path, split: Split, *, num_clips: int, num_pairs: int) -> Path:
-    """Returns the manifest of `num_pairs` pairs among `num_clips` clips; every speaker and manner has as many clips."""
+    """Returns the manifest of `num_pairs` pairs among `num_clips` clips; every speaker and manner has as many clips.
+
+    Raises: SynthesisError if some speaker has no two clips in one manner.
+    """
+    if num_clips < (least := 2 * len(speakers(split)) * len(MANNERS)):
+        raise SynthesisError(
+            f"{num_clips} clips are too few for pairs of one speaker in one manner; make at least {least}"
+        )
     rng = random.Random(f"voice pairs {split}")
     texts = (
         text for text in speech_texts(split, 3 * num_clips, seed=77) if _MIN_WORDS <= len(text.split()) <= _MAX_WORDS
