@@ -1,9 +1,13 @@
 """`sonant data cache-features`: run a frozen encoder once, so that training need not."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from sonant.audio.features import FeatureSpec
+    from sonant.data.frame_cache import CacheReport
 
 EPILOG = """Examples:
 
@@ -36,7 +40,7 @@ def cache_features(
     """Write down what a frozen encoder makes of every clip, as float16; recipes read it instead of running it."""
     import time
 
-    from sonant.cli.data import print_table, progress_bar
+    from sonant.cli.data import progress_bar
     from sonant.config import parse_override, validate
     from sonant.data.frame_cache import write_frame_cache
     from sonant.generate.encode import clip_encoder
@@ -48,23 +52,21 @@ def cache_features(
     for text in option or []:
         settings |= parse_override(text)
     loaded = load_encoder(validate(EncoderConfig, settings, where="the encoder"))
-    spec = encoded_spec(loaded)
+    spec, encode = encoded_spec(loaded), clip_encoder(loaded, device=device)
+    how: dict[str, Any] = {"shard_bytes": shard_mb << 20, "batch_s": batch_s, "workers": workers}
     began = time.perf_counter()
     with progress_bar("clips") as progress:
-        report = write_frame_cache(
-            manifests,
-            out,
-            encode=clip_encoder(loaded, device=device),
-            spec=spec,
-            shard_bytes=shard_mb << 20,
-            batch_s=batch_s,
-            workers=workers,
-            progress=progress,
-        )
-    wall_s = time.perf_counter() - began
+        report = write_frame_cache(manifests, out, encode=encode, spec=spec, progress=progress, **how)
+    _tell(report, spec, out, time.perf_counter() - began)
+    raise typer.Exit(1 if report.left_out else 0)
+
+
+def _tell(report: "CacheReport", spec: "FeatureSpec", out: Path, wall_s: float) -> None:
+    from sonant.cli.data import print_table
+
     rows = [
         ("encoder", f"{spec.encoder}, {spec.dim} wide at {spec.frame_rate_hz:g} Hz"),
-        ("clips", f"{report.clips}, of which {report.new_clips} new"),
+        ("clips", f"{report.clips:,}, of which {report.new_clips:,} new"),
         ("new hours", f"{report.frames / spec.frame_rate_hz / 3600:.3f}"),
         ("new GB", f"{report.num_bytes / 1e9:.3f}"),
         ("clips a second", f"{report.new_clips / wall_s:.0f}"),
@@ -73,10 +75,9 @@ def cache_features(
     print_table(f"Frames in {out}", ("", ""), rows)
     for fault in report.mended:
         typer.echo(f"made again: {fault}")
+    for name, reason in list(report.left_out.items())[:20]:
+        typer.echo(f"left out: {name}: {reason}")
     if report.left_out:
-        for name, reason in list(report.left_out.items())[:20]:
-            typer.echo(f"left out: {name}: {reason}")
         typer.echo(
             f"{len(report.left_out)} clips have no frames: rows with them cannot be trained on; mend or drop them"
         )
-        raise typer.Exit(1)
