@@ -14,7 +14,7 @@ EPILOG = """Examples:
     sonant data cache-features train.jsonl dev.jsonl --encoder tiny/encoder --out frames
 
     sonant data cache-features train.jsonl --out frames --kind seamless --encoder facebook/seamless-m4t-v2-large
-        --average 2 -o dtype=bfloat16 --device cuda
+        -o length_adapter=false -o dtype=bfloat16 --average 2 --device cuda
 
 Call it again after an interruption, or with further manifests: what is there is kept.
 """
