@@ -66,14 +66,14 @@ def print_results(results: "Mapping[str, TaskResult]") -> None:
         *("set", "metric", "n", "unseen", "worst unseen", "worst - mean", "seen", "seen - unseen"),
         title="The model by wording of the prompt (n held-out wordings)",
     )
-    for table in (heard, text, wordings):
-        table.columns[0].overflow = "fold"  # a name is never cut
     for result in results.values():
         _add_scores(heard if result.has_audio else text, result)
         if result.paraphrases:
             _add_wordings(wordings, result)
     console = Console(width=max(Console().width, 100) if not Console().is_terminal else None)
     for table in (heard, text, wordings, *detail_tables(results)):
+        for column in table.columns[:2]:
+            column.overflow = "fold"  # a name is never cut
         if table.row_count:
             console.print(table)
     for result in results.values():
@@ -131,7 +131,7 @@ def detail_tables(results: "Mapping[str, TaskResult]") -> "list[Table]":
     for name, result in results.items():
         arm, found = "system" if result.has_audio else "after", result.details
         for metric, scores in result.scores.items():
-            if "no_audio" in scores:
+            if "no_audio" in scores and metric in (result.headline, "eer"):
                 baselines.add_row(name, metric, *(_shown(scores.get(each)) for each in names))
         for kind, shares in found.parts.items():
             share = shares[arm]

@@ -115,11 +115,13 @@ def transcript_of(row: Conversation) -> str | None:
 
 
 def last_body(answer: str, row: Conversation) -> str:
-    """Returns what a reply comes to: the body of the last instruction if the row lists them, else the last line."""
-    if row.extra.get("instructions"):
-        return _bodies(answer, instructions_of(row))[-1] or ""
+    """Returns what a reply comes to: the body of the row's last instruction if its intro is there, else the last line.
+
+    How a reply is laid out is a matter for `instruction_following`; here only its result counts.
+    """
+    last = _bodies(answer, instructions_of(row))[-1] if row.extra.get("instructions") else None
     lines = [line for line in answer.splitlines() if line.strip()]
-    return basic(lines[-1]) if lines else ""
+    return last if last is not None else basic(lines[-1]) if lines else ""
 
 
 def named_labels(text: str, labels: Sequence[str]) -> set[str]:

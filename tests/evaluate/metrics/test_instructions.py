@@ -175,6 +175,6 @@ def test_rows_that_do_not_say_what_they_ask_are_refused(instructions: list[dict[
 
 def test_what_a_chain_comes_to_is_its_last_part_or_its_last_line() -> None:
     assert last_body("words: a\ngerman: b c.", row(WORDS, GERMAN)) == "b c"
-    assert last_body("nothing of the kind", row(WORDS, GERMAN)) == ""
+    assert last_body("words: a\nB c", row(WORDS, GERMAN)) == "b c"  # without its intro
     plain = Conversation((user("a"), assistant("b")))
     assert [last_body(text, plain) for text in ("one\ntwo\n\n Three. \n", "")] == ["three", ""]
