@@ -204,3 +204,21 @@ def test_what_cannot_be_taught_is_refused_by_name() -> None:
     adapter = build_adapter(StackMLPConfig(stack=1), in_dims=[32], out_dim=64)
     with pytest.raises(ModelError, match="StackMLPAdapter has no slot for each token; distil, or use"):
         AttachLoss(AttachConfig(sigma=0.1))(SpeechLM([HalvingEncoder()], adapter, small_llm()), batch)
+
+
+@pytest.mark.recipe
+@pytest.mark.parametrize(
+    "config", [AttachConfig(sigma=0.9, divide_by_rms=True), AttachConfig(distill=DistillConfig(layers=(1, 2)))]
+)
+def test_a_projector_learns_from_either_loss(config: AttachConfig) -> None:
+    torch.manual_seed(0)
+    model, batch, loss = speech_lm(), make_batch(ROWS), AttachLoss(config)
+    optimizer = torch.optim.Adam(model.adapter.parameters(), lr=3e-3)
+    totals = []
+    for _ in range(150):
+        optimizer.zero_grad()
+        total = loss(model, batch).total
+        total.backward()
+        optimizer.step()
+        totals.append(total.item())
+    assert totals[-1] < 0.5 * totals[0]
