@@ -119,7 +119,7 @@ def build_speaker_encoder(
         "seconds": round(time.monotonic() - started),
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
         "torch": torch.__version__,
-        "data": {path.parent.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (manifest, dev)},
+        "data": {name: hashlib.sha256(p.read_bytes()).hexdigest() for name, p in (("train", manifest), ("dev", dev))},
         "dev": {name: round(score, 2) for name, score in measured.items()},
     }
     (out / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
