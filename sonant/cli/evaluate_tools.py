@@ -24,7 +24,7 @@ def compare_runs(a: Path, b: Path, out: Path, *, judge: "ChatModel | None" = Non
 
     from sonant.evaluate.compare import compare, preferences
     from sonant.evaluate.judge import Judge
-    from sonant.evaluate.report import write_comparison
+    from sonant.evaluate.report.page import write_comparison
 
     found = compare(a, b)
     rows = []

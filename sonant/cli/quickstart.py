@@ -99,7 +99,7 @@ def _train(config: "VoiceTextBlender", out: Path) -> None:
 def _measure(out: Path, world: Path) -> "tuple[Assistant, dict[str, TaskResult]]":
     from sonant.cli.evaluate import load_examinee
     from sonant.cli.evaluate_tables import print_results, progress_bar
-    from sonant.evaluate.report import write_report
+    from sonant.evaluate.report.page import write_report
     from sonant.evaluate.run import run_sets, sets_of
 
     examinee = load_examinee(out / "model")

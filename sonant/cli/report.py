@@ -19,6 +19,6 @@ def report(
     embed_audio: Annotated[bool, typer.Option("--embed-audio", help="Hold recordings in the page itself.")] = False,
 ) -> None:
     """Write report.html: scores against the cascade, forgetting, and what to listen to where answers differ."""
-    from sonant.evaluate.report import write_report
+    from sonant.evaluate.report.page import write_report
 
     typer.echo(f"written: {write_report(runs, out=out or runs[0] / 'report.html', embed_audio=embed_audio)}")

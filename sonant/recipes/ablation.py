@@ -21,7 +21,7 @@ from pydantic import Field
 from sonant.config import Config, load_config, save_config
 from sonant.errors import ConfigError, SonantError, TrainingError
 from sonant.evaluate.findings import Findings, compare_arms, markdown
-from sonant.evaluate.report import write_report
+from sonant.evaluate.report.page import write_report
 from sonant.evaluate.run import evaluate
 from sonant.evaluate.run_folder import read_run
 from sonant.generate.assistant import Assistant

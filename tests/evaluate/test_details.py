@@ -14,7 +14,7 @@ from sonant.errors import EvaluationError
 from sonant.evaluate.arms import Examinee
 from sonant.evaluate.compare import compare
 from sonant.evaluate.metrics.text import BLEU, EXACT, WER
-from sonant.evaluate.report import write_report
+from sonant.evaluate.report.page import write_report
 from sonant.evaluate.run import EvalSet, TaskResult, run_sets, score_task, write_results
 from sonant.evaluate.tasks import Task, task_named
 from sonant.generate.assistant import Reply
@@ -209,7 +209,7 @@ def everything() -> dict[str, TaskResult]:
 
 
 def test_the_report_shows_all_of_it_as_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sonant.evaluate.report_figures.FIGURES", {})
+    monkeypatch.setattr("sonant.evaluate.report.figures.FIGURES", {})
     write_results(everything(), tmp_path / "results.json")
     html = write_report([tmp_path], out=tmp_path / "report.html").read_text()
     for heading in ("Baselines", "By kind of instruction", "Chain of thought against direct", "Replies that run away"):

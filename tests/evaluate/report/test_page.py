@@ -8,8 +8,8 @@ import pytest
 from sonant.chat.messages import AudioPart, Conversation, assistant, user
 from sonant.errors import EvaluationError
 from sonant.evaluate.judge import Verdict, load_rubric, summarize
-from sonant.evaluate.report import write_report
-from sonant.evaluate.report_figures import FIGURES
+from sonant.evaluate.report.figures import FIGURES
+from sonant.evaluate.report.page import write_report
 from sonant.evaluate.run import score_task, write_results
 from sonant.evaluate.run_folder import read_run
 
@@ -20,7 +20,7 @@ CLIP = AudioPart(path="a.wav", transcript="blue")
 @pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests that look at text alone: drawing takes most of a page's time."""
-    monkeypatch.setattr("sonant.evaluate.report_figures.FIGURES", {})
+    monkeypatch.setattr("sonant.evaluate.report.figures.FIGURES", {})
 
 
 def make_run(folder: Path, *, task: str = "spoken_qa", answer: str = "red", note: str = "A note.") -> Path:

@@ -15,10 +15,10 @@ from sonant import __version__
 from sonant.evaluate.compare import Comparison
 from sonant.evaluate.judge import Judged
 from sonant.evaluate.metrics.score import RESAMPLES
-from sonant.evaluate.report_audio import Clips
-from sonant.evaluate.report_figures import figures
-from sonant.evaluate.report_items import MAX_ITEMS, TaskDifferences, task_differences
-from sonant.evaluate.report_tables import tables
+from sonant.evaluate.report.audio import Clips
+from sonant.evaluate.report.figures import figures
+from sonant.evaluate.report.items import MAX_ITEMS, TaskDifferences, task_differences
+from sonant.evaluate.report.tables import tables
 from sonant.evaluate.run_folder import Json, Run, read_run
 
 
@@ -65,7 +65,7 @@ def write_comparison(
 
 
 def _write(page: str, values: Mapping[str, Any], clips: Clips) -> Path:
-    pages = resources.files("sonant.evaluate").joinpath("pages")
+    pages = resources.files("sonant.evaluate.report").joinpath("pages")
     environment = jinja2.Environment(
         autoescape=True,
         trim_blocks=True,

@@ -12,7 +12,7 @@ from sonant.evaluate.metrics.named import METRICS
 from sonant.evaluate.metrics.score import RatioMetric
 from sonant.evaluate.metrics.text import EXACT, distances
 from sonant.evaluate.normalize import Normalizer, normalizer
-from sonant.evaluate.report_audio import Clip, Clips
+from sonant.evaluate.report.audio import Clip, Clips
 from sonant.evaluate.run_folder import Json, references_of
 
 MAX_ITEMS = 200  # of one task on a page, those with the largest difference

@@ -13,9 +13,9 @@ import soundfile
 
 from sonant.errors import EvaluationError
 from sonant.evaluate.compare import compare
-from sonant.evaluate.report import write_comparison, write_report
-from sonant.evaluate.report_audio import Clips
-from sonant.evaluate.report_items import MAX_ITEMS, Stretch, stretches, task_differences
+from sonant.evaluate.report.audio import Clips
+from sonant.evaluate.report.items import MAX_ITEMS, Stretch, stretches, task_differences
+from sonant.evaluate.report.page import write_comparison, write_report
 
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
 HOW = {"has_audio": True, "headline": "wer", "higher_is_better": False, "normalizer": "basic", "n": 1}
@@ -24,7 +24,7 @@ HOW = {"has_audio": True, "headline": "wer", "higher_is_better": False, "normali
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes most of a page's time, and is tested with the report."""
-    monkeypatch.setattr("sonant.evaluate.report_figures.FIGURES", {})
+    monkeypatch.setattr("sonant.evaluate.report.figures.FIGURES", {})
 
 
 def item(number: int, system: str, cascade: str, *, reference: str = "the cat sat", **more: Any) -> dict[str, Any]:
@@ -141,7 +141,7 @@ def test_an_embedded_clip_is_the_part_that_was_heard(tmp_path: Path) -> None:
 def test_a_full_page_or_a_file_that_is_no_recording_is_linked_and_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sonant.evaluate.report_audio.MAX_EMBEDDED_BYTES", 1000)
+    monkeypatch.setattr("sonant.evaluate.report.audio.MAX_EMBEDDED_BYTES", 1000)
     (tmp_path / "b.wav").write_text("no sound")
     tone(tmp_path / "a.wav")
     items = [item(i, "x", "y", clips=[{"path": f"../{name}"}]) for i, name in enumerate(("a.wav", "b.wav"))]
