@@ -32,6 +32,7 @@ class CachedFrames(Protocol):
         ...
 
 
+_OPENING = "\"'([{<«“‘"  # what is written after these follows without a space
 NO_CACHE: Mapping[FeatureSpec, CachedFrames] = MappingProxyType({})
 
 
@@ -197,8 +198,12 @@ def collate(examples: Sequence[Example]) -> Batch:
 
 
 def _transcript(slot: Slot, rendered: Rendered, tokenizer: ChatTokenizer) -> NDArray[np.int64]:
+    """What one would write there: a space parts it from text before it that ends in none and opens no quotation."""
     before = int(rendered.token_ids[slot.position - 1]) if slot.position else None
-    return np.array(tokenizer.encode_text(slot.audio.transcript or "", after=before), np.int64)
+    last = "" if before is None else tokenizer.decode([before])[-1:]
+    said = slot.audio.transcript or ""
+    space = " " if said and last and not last.isspace() and last not in _OPENING else ""
+    return np.array(tokenizer.encode_text(space + said, after=before), np.int64)
 
 
 def _recall(

@@ -250,3 +250,11 @@ def test_changing_sound_that_was_encoded_before_is_refused(rows):
 def test_frames_without_a_cache_say_where_they_come_from(rows):
     with pytest.raises(AudioError, match=r"frames of ear are not extracted but read from a cache"):
         make_example(rows[0], TOKENIZER, [FROZEN])
+
+
+def test_a_transcript_is_parted_from_the_text_before_it_as_one_would_write_it(root):
+    path = str(root / "a/x.wav")
+    for before, expected in (("Say:", " a dog"), ("Say: ", "a dog"), ('Say: "', "a dog"), ("", "a dog")):
+        parts = [before] * bool(before) + [AudioPart(path, transcript="a dog")]
+        example = make_example(Conversation((user(*parts),)), TOKENIZER, [TINY])
+        assert TOKENIZER.decode(example.transcript_ids[0]) == expected
