@@ -94,13 +94,11 @@ def evaluate(
     checkpoint: Checkpoint = None,
 ) -> None:
     """Score a model beside the cascade, the text oracle, and the LLM it grew from."""
-    if compare:
-        from sonant.cli.evaluate_tools import compare_runs
+    from sonant.cli.evaluate_tools import compare_runs, run_outside
 
+    if compare:
         return compare_runs(*compare, out, judge=_judge(judge, out))
     if tool:
-        from sonant.cli.evaluate_tools import run_outside
-
         paths = [path for path in (model, *(manifests or [])) if path]
         return run_outside(tool, paths, out, setup=setup, endpoint=endpoint, checkpoint=checkpoint, limit=limit)
     if suite == "list":
@@ -116,10 +114,9 @@ def evaluate(
         prepared = _prepare(suite, place, paraphrases, limit, tell) if suite else None
         sets = [*(sets_of(manifests, limit=limit) if manifests else ()), *(prepared.sets if prepared else ())]
         examinee = load_examinee(model, recognizer=recognizer, max_new_tokens=max_new_tokens, batch_size=batch_size)
+        asked, judges = replace(examinee, baselines=baselines), _judge(judge, out)
         pins = {**examinee.pins, "suite": prepared.pins} if prepared else examinee.pins
-        results = run_sets(
-            sets, replace(examinee, baselines=baselines), out, judge_model=_judge(judge, out), pins=pins, progress=tell
-        )
+        results = run_sets(sets, asked, out, judge_model=judges, pins=pins, progress=tell)
     _print(results, out, skipped=prepared.skipped if prepared else {})
     if max_forgetting is not None:
         check_forgetting(results, max_forgetting=max_forgetting)
