@@ -32,11 +32,11 @@ class VoiceLossConfig(Config):
     pause_s: tuple[float, float] = (0.2, 0.5)
     margin: float = 0.1  # of the cosine to one's own speaker or throat
     scale: float = 20.0
-    speaker: float = 0.5
+    speaker: float = 0.3
     throat: float = 1.0
     same: float = 1.0
     manner: float = 3.0
-    alone: float = 1.0
+    alone: float = 2.0
     still: float = 1.0
 
 

@@ -1,12 +1,13 @@
 """Who speaks, and how, in the tiny world: speakers with a pitch and a tempo of their own, in four manners.
 
-A speaker is an espeak voice with its own rate and pitch, fixed by the voice's name. A manner changes them by factors:
-"excited" is how this speaker sounds beside its other manners, so a high voice is not an excited one.
+A speaker is an espeak voice with its own rate and pitch, fixed by the voice's name, and about as loud as any other. A
+manner changes them by factors: "excited" is how this speaker sounds beside its other manners, so a high voice is not an
+excited one.
 
     manner    rate  pitch  range  volume
-    calm      0.90   1.00   0.70    0.70
+    calm      0.92   1.00   0.70    0.70
     excited   1.30   1.30   2.00    1.00
-    sad       0.74   0.85   0.25    0.40
+    sad       0.72   0.85   0.25    0.40
     angry     1.10   0.85   1.10    1.60
 
 espeak alone can do it: other engines know neither range nor volume.
@@ -37,12 +38,26 @@ class Shape:
 
 
 SHAPES: Mapping[Manner, Shape] = {
-    "calm": Shape(rate=0.9, pitch=1.0, pitch_range=0.7, volume=0.7),
+    "calm": Shape(rate=0.92, pitch=1.0, pitch_range=0.7, volume=0.7),
     "excited": Shape(rate=1.3, pitch=1.3, pitch_range=2.0, volume=1.0),
-    "sad": Shape(rate=0.74, pitch=0.85, pitch_range=0.25, volume=0.4),
+    "sad": Shape(rate=0.72, pitch=0.85, pitch_range=0.25, volume=0.4),
     "angry": Shape(rate=1.1, pitch=0.85, pitch_range=1.1, volume=1.6),
 }
 JITTER = Shape(rate=0.03, pitch=0.03, pitch_range=0.05, volume=0.08)  # share of a factor that chance adds or takes
+
+# How loud espeak's variants are by themselves (dB below full scale, of sounding frames, measured over six sentences).
+# They lie 23 dB apart, more than any manners: unless speakers are as loud as one another, a quiet voice is a sad one.
+_LOUDNESS_DB = (
+    "Alex:-22 Alicia:-20 Andrea:-16 Andy:-18 Annie:-21 Denis:-25 Diogo:-25 Gene:-17 Gene2:-16 Henrique:-25 Hugo:-29 "
+    "Jacky:-10 Lee:-21 Marco:-14 Mario:-20 Michael:-19 Mike:-24 Nguyen:-21 Reed:-18 adam:-21 anika:-17 announcer:-22 "
+    "antonio:-9 aunty:-20 belinda:-19 benjamin:-21 boris:-22 caleb:-23 david:-22 ed:-12 edward:-19 edward2:-21 f1:-20 "
+    "f2:-20 f3:-21 f4:-20 f5:-22 grandma:-21 grandpa:-21 gustave:-16 ian:-28 iven:-6 iven2:-14 iven3:-17 iven4:-21 "
+    "john:-16 kaukovalta:-21 klatt2:-29 klatt3:-22 klatt4:-19 klatt6:-20 linda:-19 m1:-22 m2:-23 m3:-21 m4:-21 m5:-22 "
+    "m6:-21 m7:-19 m8:-25 marcelo:-19 max:-22 michel:-20 miguel:-18 mike2:-16 norbert:-18 pablo:-18 paul:-13 "
+    "pedro:-16 quincy:-23 rob:-22 robert:-22 sandro:-18 shelby:-20 steph:-19 steph2:-14 steph3:-13 travis:-18 "
+    "victor:-26 zac:-15 "
+)
+_EVEN_DB = -24.0
 
 # espeak's variants hold near-copies (mean log-mel spectra less than 0.1 apart, median 0.43): nobody tells them apart.
 _COPIES = (
@@ -58,11 +73,12 @@ _COPIES = (
 
 @dataclass(frozen=True)
 class Speaker:
-    """An espeak voice (accent+variant) with its own pitch and rate, as factors on the voice's."""
+    """An espeak voice (accent+variant) with its own pitch, rate and volume, as factors on the voice's."""
 
     voice: str
     pitch: float
     rate: float
+    volume: float = 1.0
 
     @property
     def variant(self) -> str:
@@ -98,10 +114,12 @@ def manner_request(text: str, speaker: Speaker, manner: Manner | None, rng: rand
         rate=varied(shape.rate * speaker.rate, JITTER.rate),
         pitch=varied(shape.pitch * speaker.pitch, JITTER.pitch),
         pitch_range=min(2.0, varied(shape.pitch_range, JITTER.pitch_range)),
-        volume=varied(shape.volume, JITTER.volume),
+        volume=min(2.0, varied(shape.volume * speaker.volume, JITTER.volume)),
     )
 
 
 def _speaker(voice: str) -> Speaker:
     rng = random.Random(f"speaker {voice}")
-    return Speaker(voice, pitch=round(rng.uniform(0.75, 1.25), 2), rate=round(rng.uniform(0.94, 1.06), 2))
+    pitch, rate = round(rng.uniform(0.75, 1.25), 2), round(rng.uniform(0.94, 1.06), 2)
+    own_db = dict(pair.split(":") for pair in _LOUDNESS_DB.split())[voice.partition("+")[2]]
+    return Speaker(voice, pitch, rate, volume=round(10 ** ((_EVEN_DB - float(own_db)) / 20), 2))

@@ -59,6 +59,16 @@ def test_no_speaker_asks_espeak_for_what_it_cannot_do() -> None:
             manner_request("one", speaker, manner, random.Random(index))
 
 
+def test_speakers_are_about_as_loud_as_one_another() -> None:
+    pytest.importorskip("espeakng_loader")
+    people = {speaker.voice: speaker for split in ("train", "dev", "test") for speaker in speakers(split)}
+    chosen = [people[f"en+{variant}"] for variant in ("iven", "antonio", "m3", "ian", "klatt2", "Hugo")]
+    requests = [manner_request("the red cat sleeps", speaker, None, random.Random(0)) for speaker in chosen]
+    heard = [speech[0] for speech in load_synthesizer("espeak", num_workers=1).synthesize(requests)]  # type: ignore[index]
+    loudness_db = [10 * np.log10(np.square(samples).mean()) for samples in heard]
+    assert max(loudness_db) - min(loudness_db) < 6.0  # by themselves: 21 dB
+
+
 def test_the_sad_are_slow_and_quiet_and_the_excited_fast() -> None:
     pytest.importorskip("espeakng_loader")
     requests = [manner_request("the red cat sleeps", speakers("train")[0], m, random.Random(0)) for m in MANNERS]
