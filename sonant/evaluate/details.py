@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from sonant.chat.messages import Conversation
-from sonant.errors import EvaluationError
 from sonant.evaluate.metrics.degeneration import Degeneration, degeneration
 from sonant.evaluate.metrics.instructions import INSTRUCTION_FOLLOWING, part_marks
 from sonant.evaluate.metrics.labels import UNWEIGHTED, confusion
@@ -66,7 +65,7 @@ def details(
     return Details(
         parts=_parts(rows, arms) if INSTRUCTION_FOLLOWING in how.metrics else {},
         confusion={arm: confusion(said, rows) for arm, said in arms.items()} if UNWEIGHTED in how.metrics else {},
-        forms={metric: _forms(rows, by_arm) for metric, by_arm in counts.items()} if _has_forms(rows) else {},
+        forms={metric: _forms(pairs, by_arm) for metric, by_arm in counts.items()} if (pairs := _pairs(rows)) else {},
         degeneration={arm: degeneration(said, references, errors=errors) for arm, said in arms.items()},
     )
 
@@ -84,12 +83,7 @@ def _parts(rows: Sequence[Conversation], arms: Mapping[str, Sequence[str]]) -> M
     return shares
 
 
-def _has_forms(rows: Sequence[Conversation]) -> bool:
-    return {CHAIN, DIRECT} <= {row.extra.get("form") for row in rows}
-
-
-def _forms(rows: Sequence[Conversation], by_arm: Mapping[str, Counts]) -> Mapping[str, FormDifference]:
-    pairs = _pairs(rows)
+def _forms(pairs: Sequence[tuple[int, int]], by_arm: Mapping[str, Counts]) -> Mapping[str, FormDifference]:
     found = {}
     for arm, counts in by_arm.items():
         chain, direct = (ratio(np.array([counts[place] for place in places])) for places in zip(*pairs, strict=True))
@@ -105,7 +99,4 @@ def _pairs(rows: Sequence[Conversation]) -> list[tuple[int, int]]:
         pair, form = str(row.extra.get("pair", "")), str(row.extra.get("form", ""))
         number = seen[pair, form] = seen.get((pair, form), -1) + 1  # the same row in another wording
         places.setdefault((pair, number), {})[form] = place
-    whole = [(found[CHAIN], found[DIRECT]) for found in places.values() if {CHAIN, DIRECT} <= found.keys()]
-    if not whole:
-        raise EvaluationError("no chain of thought shares its 'pair' with a direct question; give both the same value")
-    return whole
+    return [(found[CHAIN], found[DIRECT]) for found in places.values() if {CHAIN, DIRECT} <= found.keys()]

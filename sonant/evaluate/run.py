@@ -24,7 +24,8 @@ from sonant.evaluate.details import Details, details
 from sonant.evaluate.judge import Case, Judge, Verdict
 from sonant.evaluate.marks import Marks, mark, scored
 from sonant.evaluate.metrics.instructions import INSTRUCTION_FOLLOWING, part_marks
-from sonant.evaluate.metrics.score import Estimate, Score
+from sonant.evaluate.metrics.score import Estimate, RowMetric, Score
+from sonant.evaluate.metrics.verification import right_choices
 from sonant.evaluate.normalize import normalizer
 from sonant.evaluate.pins import recordings_sha256, rows_sha256
 from sonant.evaluate.robustness import Paraphrases, own_wordings, paraphrases, unseen
@@ -234,6 +235,11 @@ def _check(each: EvalSet) -> None:
     if not each.how.metrics and each.how.judge is None:
         raise EvaluationError(f"{each.name}: nothing scores it; give it metrics (such as exact_match) or a judge")
     normalizer(each.how.normalizer)
+    for metric in each.how.metrics:
+        if isinstance(metric, RowMetric):
+            metric.counts([""] * len(each.rows), each.rows)  # told here if a row lacks what it takes
+    if each.how.choices:
+        right_choices([row.reference for row in each.rows], each.how.choices)
     for wording in each.wordings:
         each.prompts(wording)
 

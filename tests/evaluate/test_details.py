@@ -177,8 +177,19 @@ def test_a_chain_of_thought_is_compared_with_the_direct_question_on_the_same_rec
         50.0,
         50.0,
     )
-    with pytest.raises(EvaluationError, match="shares its 'pair'"):
-        score_task("chained", [rows[0], rows[2]], {"system": said[:2]}, how=how)
+    apart = score_task("chained", [rows[0], rows[2]], {"system": said[:2]}, how=how)
+    assert apart.details.forms == {}  # two recordings
+
+
+def test_rows_that_do_not_fit_their_metrics_are_refused_before_anybody_is_asked(tmp_path: Path) -> None:
+    class Nobody:
+        def replies(self, *_: Any, **__: Any) -> list[Reply]:
+            raise AssertionError("was asked")
+
+    for task, told in (("combined", "'1': 'instructions' lists 0"), ("verification", "none of the choices yes, no")):
+        each = EvalSet("set", (spoken("blue", "1"),), task_named(task))
+        with pytest.raises(EvaluationError, match=told):
+            run_sets([each], Examinee(Nobody()), tmp_path)  # type: ignore[arg-type]
 
 
 def test_run_away_replies_are_logged_for_every_arm(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from sonant.chat.messages import Conversation
-from sonant.errors import EvaluationError
 from sonant.evaluate.metrics.instructions import last_body, transcript_of
 from sonant.evaluate.metrics.score import RowMetric
 from sonant.evaluate.metrics.text import equal, token_f1, word_errors
@@ -17,28 +16,18 @@ def answered_not_transcribed(answers: Sequence[str], rows: Sequence[Conversation
     """Returns (1 if the reply is no mere transcript of the recording, else 0; 1) of each row.
 
     A mere transcript has at most TRANSCRIBED_WER word errors a word against what was said, and more of them against the
-    reference. A row whose reference is itself a transcript by that bound says nothing here, and has size 0.
-    Raises: EvaluationError for a row whose recording is not written down.
+    reference. A row whose reference is itself a transcript by that bound, or whose recording is not written down, says
+    nothing here, and has size 0.
     """
     return [_answered(answer, row) for answer, row in zip(answers, rows, strict=True)]
 
 
 def _answered(answer: str, row: Conversation) -> tuple[float, float]:
-    said, reply, reference = basic(_transcript(row)), basic(answer), basic(row.reference)
-    if _error_rate(reference, said) <= TRANSCRIBED_WER:
+    said, reply, reference = basic(transcript_of(row) or ""), basic(answer), basic(row.reference)
+    if not said or _error_rate(reference, said) <= TRANSCRIBED_WER:
         return 0.0, 0.0
     errors = _error_rate(reply, said)
     return float(errors > TRANSCRIBED_WER or errors >= _error_rate(reply, reference)), 1.0
-
-
-def _transcript(row: Conversation) -> str:
-    text = transcript_of(row)
-    if text is None:
-        raise EvaluationError(
-            f"row {row.id!r}: the last turn has no recording with a transcript, which this metric compares with; add "
-            "'transcript' to its audio parts, or score the task by something else"
-        )
-    return text
 
 
 def _error_rate(hypothesis: str, reference: str) -> float:

@@ -1,9 +1,9 @@
 import pytest
 
 from sonant.chat.messages import AudioPart, Conversation, assistant, user
-from sonant.errors import EvaluationError
 from sonant.evaluate.metrics.rows import ANSWERED, FINAL_EXACT, FINAL_F1
 from sonant.evaluate.metrics.score import ratio
+from sonant.evaluate.run import score_task
 
 SPOKEN = Conversation(
     (user("follow the instruction in the audio:", AudioPart("a.wav", transcript="what colour is the sky today")),
@@ -32,9 +32,10 @@ def test_where_the_transcript_is_the_right_answer_nothing_is_counted() -> None:
     assert ANSWERED.counts(["the cat"], [row]).tolist() == [[0.0, 0.0]]
 
 
-def test_a_recording_that_is_not_written_down_is_refused() -> None:
-    with pytest.raises(EvaluationError, match="'2': the last turn has no recording with a transcript"):
-        ANSWERED.counts(["a"], [Conversation((user(AudioPart("a.wav")), assistant("b")), id="2")])
+def test_where_nobody_wrote_down_what_was_said_nothing_is_counted() -> None:
+    row = Conversation((user(AudioPart("a.wav")), assistant("b")), id="2")
+    assert ANSWERED.counts(["a"], [row]).tolist() == [[0.0, 0.0]]
+    assert score_task("instruction", [row], {"system": ["b"]}).scores["answered_not_transcribed"] == {}
 
 
 def test_of_a_chain_of_thought_the_last_line_counts() -> None:

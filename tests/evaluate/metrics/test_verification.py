@@ -78,13 +78,11 @@ def test_a_reference_that_is_no_choice_is_refused() -> None:
 
 
 def test_both_orders_of_a_pair_should_get_one_answer() -> None:
-    """By hand: of two pairs one agrees; a clip without its other order says nothing."""
+    """By hand: of two pairs one agrees; a row without its other order, or of no pair, says nothing."""
     rows = [
-        Conversation((user("same?"), assistant("yes")), id=str(i), extra={"pair": pair})
-        for i, pair in enumerate("abbac")
+        Conversation((user("same?"), assistant("yes")), id=str(i), extra={"pair": pair.strip()})
+        for i, pair in enumerate("abbac ")
     ]
-    counts = ORDER_CONSISTENCY.counts(["yes", "no", "No.", "no", "yes"], rows)
-    assert counts.tolist() == [[0, 1], [1, 1], [0, 0], [0, 0], [0, 0]]
+    counts = ORDER_CONSISTENCY.counts(["yes", "no", "No.", "no", "yes", "yes"], rows)
+    assert counts.tolist() == [[0, 1], [1, 1], [0, 0], [0, 0], [0, 0], [0, 0]]
     assert ratio(counts).value == 50.0
-    with pytest.raises(EvaluationError, match="'x' has no 'pair'"):
-        ORDER_CONSISTENCY.counts(["yes"], [Conversation((user("same?"), assistant("yes")), id="x")])
