@@ -5,6 +5,7 @@ suite        the unit tests, and `make test` in all
 quickstart   wall time and peak memory; the scores of three seeds; the arm that forgets
 heldout      a thousand questions about entities that no training audio names
 voices       engines and voices left out of all training; human digits, zero-shot
+speakers     who and how by a linear probe of either encoder, unseen speakers
 human        fine-tuned on human digits
 resume       killed at random steps, also while saving
 ranks        2 ranks against 1; resume on 2, 1 and 4
@@ -28,6 +29,7 @@ NAMES = (
     "quickstart",
     "heldout",
     "voices",
+    "speakers",
     "human",
     "importers",
     "doctor",
