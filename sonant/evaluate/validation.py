@@ -35,7 +35,8 @@ def validator(
     config = GenerationConfig(max_new_tokens=data.dev_new_tokens)
 
     def validate(step: int) -> dict[str, float]:
-        scores, accuracies = {}, []
+        scores: dict[str, float] = {}
+        accuracies = []
         for task, rows in tasks.items():
             answers = [reply.text for reply in assistant.replies([row.prompt() for row in rows], config=config)]
             own = (how or {}).get(task)
