@@ -1,0 +1,101 @@
+"""What a recipe of several stages is made of: settings of a stage, cached frames, transcripts, the table of costs."""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from sonant.batch import Batch
+from sonant.chat.messages import Conversation, Part, TextPart
+from sonant.config import Config
+from sonant.data.frame_cache import FrameCache, write_frame_cache
+from sonant.data.training_set import DataConfig
+from sonant.generate.encode import clip_encoder
+from sonant.models.encoders.base import EncoderConfig
+from sonant.models.encoders.identity import encoded_spec
+from sonant.models.encoders.load import load_encoder
+from sonant.models.freeze import FreezePlan, GroupConfig
+from sonant.train.cost import cost_table, step_cost
+from sonant.train.optim import Schedule
+from sonant.train.trainer import Loss, TrainConfig
+
+
+class Stage(Config):
+    """What a stage trains on, and how long; all else is as in the recipe's `train`."""
+
+    data: DataConfig
+    steps: int = Field(gt=0)
+    schedule: Schedule = "cosine"
+    warmup_steps: int = Field(0, ge=0)
+    validate_every: int = Field(0, ge=0)
+    metric: str | None = None
+    metric_mode: Literal["min", "max"] = "min"
+
+    def data_under(self, root: str) -> DataConfig:
+        """Returns the data, its manifests relative to `root`."""
+        return self.data.model_copy(update={"root": str(Path(root, self.data.root))})
+
+    def manifests(self, root: str) -> list[Path]:
+        """Returns every manifest of the stage: speech, text and dev."""
+        data = self.data_under(root)
+        names = [source.manifest for source in (*data.speech.values(), *data.text.values())]
+        return [Path(data.root, name) for name in (*names, *data.dev)]
+
+    def train_config(self, common: TrainConfig) -> TrainConfig:
+        """Returns the settings of the recipe with this stage's own."""
+        names = ("steps", "schedule", "warmup_steps", "validate_every", "metric", "metric_mode")
+        return common.model_copy(update={name: getattr(self, name) for name in names})
+
+
+class ProjectorStage(Stage):
+    """A stage that trains one thing, at one rate."""
+
+    lr: float = Field(gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+
+    def groups(self, model: nn.Module, pattern: str) -> list[dict[str, Any]]:
+        """Returns the optimiser's group of the parameters that match; all others are frozen."""
+        group = GroupConfig(patterns=(pattern,), lr=self.lr, weight_decay=self.weight_decay)
+        return FreezePlan({"projector": group}).apply(model)
+
+
+def cached_frames(
+    encoder: EncoderConfig, manifests: Iterable[Path], folder: Path, *, train: TrainConfig, say: Callable[[str], None]
+) -> FrameCache:
+    """Returns the frames of every clip of the manifests; those that lack are made, unless torchrun has many processes.
+
+    Raises: ManifestError if `folder` holds frames of another encoder, or has to be made by a command first.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        loaded = load_encoder(encoder)
+        device = "cuda" if train.device != "cpu" and torch.cuda.is_available() else "cpu"
+        encode, spec = clip_encoder(loaded, device=device), encoded_spec(loaded)
+        report = write_frame_cache(sorted({*manifests}), folder, encode=encode, spec=spec)
+        say(f"frames: {report.clips:,} clips in {folder}, {report.new_clips:,} of them new")
+        for name, fault in report.left_out.items():
+            say(f"no frames of {name}: {fault}")
+    return FrameCache(folder)
+
+
+def spoken_as(row: Conversation, *, normalize: Callable[[str], str] = str) -> Conversation:
+    """Returns the row with the normalised transcript of every clip; one that has none is said to say the answer."""
+
+    def part(old: Part) -> Part:
+        if isinstance(old, TextPart):
+            return old
+        return replace(old, transcript=normalize(row.reference if old.transcript is None else old.transcript))
+
+    return replace(row, messages=tuple(replace(m, parts=tuple(map(part, m.parts))) for m in row.messages))
+
+
+def tell_costs(steps: Mapping[str, tuple[nn.Module, Batch, Loss]], path: Path, *, say: Callable[[str], None]) -> None:
+    """Measures a step of each kind (what trains, on what, by which loss), says it as a table and writes it as JSON."""
+    costs = {name: step_cost(model, loss, batch) for name, (model, batch, loss) in steps.items()}
+    path.write_text(json.dumps({name: asdict(cost) for name, cost in costs.items()}, indent=2) + "\n", encoding="utf-8")
+    say(cost_table(costs))
