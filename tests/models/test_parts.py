@@ -64,7 +64,7 @@ def test_tiny_parts_are_found_in_the_package(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "tiny" / "encoder").mkdir()
     monkeypatch.setattr("importlib.resources.files", lambda package: tmp_path)
     assert resolve_part("tiny/llm") == str(tmp_path / "tiny" / "llm")
-    with pytest.raises(ModelError, match=r"no tiny part is called 'tiny/lm'; there are: tiny/encoder, tiny/llm, tiny/speaker-encoder"):
+    with pytest.raises(ModelError, match=r"no tiny part is called 'tiny/lm'; there are: tiny/encoder, tiny/llm"):
         resolve_part("tiny/lm")
 
 
