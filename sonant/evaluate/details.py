@@ -10,10 +10,12 @@ from sonant.chat.messages import Conversation
 from sonant.evaluate.metrics.degeneration import Degeneration, degeneration
 from sonant.evaluate.metrics.instructions import INSTRUCTION_FOLLOWING, part_marks
 from sonant.evaluate.metrics.labels import UNWEIGHTED, confusion
+from sonant.evaluate.metrics.rows import FINAL_EXACT, FINAL_F1
 from sonant.evaluate.metrics.score import Counts, Score, ratio
 from sonant.evaluate.tasks import Task, references_of
 
 CHAIN, DIRECT = "chain_of_thought", "direct"  # what a row's key `form` may say
+FINAL = (FINAL_EXACT.name, FINAL_F1.name)  # what both can be compared by: a chain says more, but comes to the same
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,9 @@ def details(
     return Details(
         parts=_parts(rows, arms) if INSTRUCTION_FOLLOWING in how.metrics else {},
         confusion={arm: confusion(said, rows) for arm, said in arms.items()} if UNWEIGHTED in how.metrics else {},
-        forms={metric: _forms(pairs, by_arm) for metric, by_arm in counts.items()} if (pairs := _pairs(rows)) else {},
+        forms={name: _forms(pairs, counts[name]) for name in FINAL if name in counts}
+        if (pairs := _pairs(rows))
+        else {},
         degeneration={arm: degeneration(said, references, errors=errors) for arm, said in arms.items()},
     )
 
@@ -97,6 +101,8 @@ def _pairs(rows: Sequence[Conversation]) -> list[tuple[int, int]]:
     seen: dict[tuple[str, str], int] = {}
     for place, row in enumerate(rows):
         pair, form = str(row.extra.get("pair", "")), str(row.extra.get("form", ""))
+        if not pair or not form:
+            continue
         number = seen[pair, form] = seen.get((pair, form), -1) + 1  # the same row in another wording
         places.setdefault((pair, number), {})[form] = place
     return [(found[CHAIN], found[DIRECT]) for found in places.values() if {CHAIN, DIRECT} <= found.keys()]

@@ -107,11 +107,12 @@ def _forms(run: Run) -> list[Json]:
 
 
 def _confusions(run: Run) -> list[Json]:
-    """One table a set and arm: a line for each right label, a column for each that was named."""
+    """One table a set: a line for each right label, a column for each that the model named."""
     return [
         {"task": task, "arm": arm, "labels": list(next(iter(lines.values()))), "lines": lines}
         for task, result in run.results.items()
         for arm, lines in result.get("confusion", {}).items()
+        if arm in ("system", "after")
     ]
 
 
