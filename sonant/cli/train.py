@@ -16,9 +16,13 @@ EPILOG = """Examples:
 
     torchrun --nproc-per-node 8 -m sonant train voicetextblender best data.root=DATA --out runs/best
 
+    sonant train speechmapper tiny root=runs/quickstart/world --out runs/mapper
+
+    sonant train wavllm tiny root=runs/many --out runs/wavllm
+
     sonant train voicetextblender faithful --show   (print the resolved settings, train nothing)
 """
-RECIPES = ("voicetextblender",)
+RECIPES = ("voicetextblender", "speechmapper", "wavllm")
 
 
 def train(
@@ -67,6 +71,14 @@ def load_recipe(name: str) -> tuple[type[Any], Callable[..., Any]]:
             from sonant.recipes import voicetextblender
 
             return voicetextblender.VoiceTextBlender, voicetextblender.main
+        case "speechmapper":
+            from sonant.recipes import speechmapper
+
+            return speechmapper.SpeechMapper, speechmapper.main
+        case "wavllm":
+            from sonant.recipes import wavllm
+
+            return wavllm.WavLLM, wavllm.main
         case _:
             raise ConfigError(f"no recipe {name!r}; recipes are {', '.join(RECIPES)}")
 
