@@ -7,7 +7,7 @@ t t t . .            ->                . . t t t | y1 <stop>       leaves the ba
 
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +17,7 @@ from transformers import DynamicCache
 from sonant.batch import Batch
 from sonant.errors import RequestError
 from sonant.generate.sampling import GenerationConfig, Sampler
-from sonant.models.lora import lora_disabled
+from sonant.models.lora import lora_disabled, scaled_lora
 from sonant.models.speech_lm import SpeechLM
 
 
@@ -38,6 +38,7 @@ class _Decoding:
     cache: DynamicCache
     attention_mask: Tensor  # (B', L) bool; True where a row has something to attend to
     said: list[list[int]]
+    scale: Tensor | None = None  # (B', ...) of each row's LoRA: from its prompt, once
 
     def keep(self, lines: Sequence[int]) -> None:
         """Drops every line but these from the batch and from the cache."""
@@ -46,6 +47,7 @@ class _Decoding:
         self.attention_mask = self.attention_mask[index]
         self.rows = [self.rows[i] for i in lines]
         self.said = [self.said[i] for i in lines]
+        self.scale = None if self.scale is None else self.scale[index]
 
 
 @torch.no_grad()
@@ -57,9 +59,12 @@ def decode(
     A stop token is yielded too and ends its row. With `lora=False` the base LLM answers.
     Raises: RequestError if prompt and answer do not fit the LLM's context.
     """
-    # A generator must not leave LoRA switched off while its caller does other things: the context wraps each call.
-    with _voice(model, lora):
+    # A generator must not leave LoRA switched off or scaled while its caller does other things, such as answering
+    # another request: the context wraps each call.
+    scale = model.lora_scale(batch) if lora else None
+    with _voice(model, scale, lora=lora):
         state, logits = _prefill(model, batch, max_new_tokens=config.max_new_tokens)
+    state.scale = scale
     sampler = Sampler(config, [zlib.crc32(name.encode()) for name in batch.ids])
     for step in range(config.max_new_tokens):
         token_ids = sampler(logits, rows=state.rows, previous=state.said)
@@ -72,7 +77,7 @@ def decode(
         if len(going) < len(state.rows):
             state.keep(going)
             token_ids = token_ids[torch.tensor(going, device=token_ids.device)]
-        with _voice(model, lora):
+        with _voice(model, state.scale, lora=lora):
             logits = _next_logits(model, state, token_ids)
 
 
@@ -87,8 +92,8 @@ def generate(
     return said
 
 
-def _voice(model: SpeechLM, lora: bool) -> AbstractContextManager[object]:
-    return nullcontext() if lora else lora_disabled(model.llm)
+def _voice(model: SpeechLM, scale: Tensor | None, *, lora: bool) -> AbstractContextManager[object]:
+    return scaled_lora(model.llm, scale) if lora else lora_disabled(model.llm)
 
 
 def _prefill(model: SpeechLM, batch: Batch, *, max_new_tokens: int) -> tuple[_Decoding, Tensor]:

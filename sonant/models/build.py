@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sonant.config import Config
+from sonant.errors import ModelError
 from sonant.models.adapters.base import AdapterConfig, build_adapter
 from sonant.models.adapters.conv_transformer import ConvTransformerAdapter
 from sonant.models.adapters.ctc_pooling import CTCPoolingAdapter
@@ -13,17 +14,19 @@ from sonant.models.embedding_table import pad_vector
 from sonant.models.encoders.base import EncoderConfig, SpeechEncoder
 from sonant.models.encoders.load import load_encoder
 from sonant.models.llm import LLMConfig, load_llm, token_embeddings
-from sonant.models.lora import LoraConfig, add_lora
+from sonant.models.lora import LoraConfig, add_lora, lora_layers, multiply_lora, wait_for_scale
+from sonant.models.prompt_lora import PromptAdapter, PromptLoraConfig
 from sonant.models.speech_lm import SpeechLM
 
 
 class SpeechLMConfig(Config):
-    """The parts of a model: one or two encoders, an adapter, an LLM, LoRA or none."""
+    """The parts of a model: one or two encoders, an adapter, an LLM, LoRA or none, scaled by the prompt or not."""
 
     encoders: tuple[EncoderConfig, ...] = pydantic.Field(min_length=1, max_length=2)
     adapter: AdapterConfig
     llm: LLMConfig
     lora: LoraConfig | None = None
+    prompt_lora: PromptLoraConfig | None = None
 
 
 def build_speech_lm(config: SpeechLMConfig) -> SpeechLM:
@@ -51,7 +54,32 @@ def build_speech_lm(config: SpeechLMConfig) -> SpeechLM:
         adapter.anchor(table, pad_vector(table, adapter.pad_id))
     if config.lora is not None:
         add_lora(llm, config.lora)
-    return SpeechLM(encoders, adapter, llm, config=config).eval()
+    model = SpeechLM(encoders, adapter, llm, config=config.model_copy(update={"prompt_lora": None})).eval()
+    if config.prompt_lora is not None:
+        add_prompt_lora(model, config.prompt_lora)
+    return model
+
+
+def add_prompt_lora(model: SpeechLM, config: PromptLoraConfig) -> None:
+    """Makes the prompt scale the LoRA of `model`, in place: how a second stage begins with the model of the first.
+
+    In the residual form nothing changes at first: s == 1, and logits are equal bit by bit.
+
+    Raises: ModelError if there is no LoRA, or a prompt adapter already.
+    """
+    if not lora_layers(model.llm):
+        raise ModelError("prompt_lora scales LoRA, but this model has none; set lora")
+    known = model.config if isinstance(model.config, SpeechLMConfig) else None
+    if model.prompt_adapter is not None or (known is not None and known.prompt_lora is not None):
+        raise ModelError("this model has prompt_lora already; begin with a model without one")
+    if config.form == "fixed":
+        multiply_lora(model.llm, config.scale)
+    else:
+        parameter, dim = next(model.llm.parameters()), model.llm.get_input_embeddings().embedding_dim
+        adapter = PromptAdapter(config, dim=dim, shape=wait_for_scale(model.llm))
+        model.prompt_adapter = adapter.to(parameter.device).train(model.training)
+    if known is not None:
+        model.config = known.model_copy(update={"prompt_lora": config})
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 """A model on disk: one folder that names or holds every part, written whole or not at all, verified when read.
 
     config.json             format, version, the parts held here, the model's configuration
-    model.safetensors       adapter, LoRA, and the encoders held here
+    model.safetensors       adapter, LoRA, prompt adapter, and the encoders held here
     llm/                    the language model without LoRA, as Hugging Face saves it, if held here
     tokenizer.json, ...     tokenizer and chat template
     generation_config.json  the LLM's own defaults
@@ -56,7 +56,7 @@ def save_speech_lm(
 ) -> None:
     """Writes the model so that `load_speech_lm(folder)` gives the same logits; an older checkpoint there is replaced.
 
-    include "trained" holds the adapter, LoRA, and each encoder or LLM that trains, ever came out of a checkpoint, or
+    include "trained" holds the adapters, LoRA, and each encoder or LLM that trains, ever came out of a checkpoint, or
     has nowhere else to come from (random weights); "all" holds every part, so that the folder stands alone.
     state: the model's whole state dict, where it is sharded over ranks; otherwise taken from `model`.
 
@@ -128,10 +128,10 @@ def copy_speech_lm(source: str | os.PathLike[str], target: str | os.PathLike[str
 
 
 def held_parts(model: SpeechLM, config: SpeechLMConfig, *, include: Literal["trained", "all"]) -> frozenset[str]:
-    """Returns the parts a checkpoint must hold, of "adapter", "lora", "encoders.0", "encoders.1" and "llm"."""
+    """Returns the parts a checkpoint must hold, named as by `part_of`."""
     model.mark_trained()
     encoders = [f"encoders.{index}" for index in range(len(config.encoders))]
-    held = {"adapter", "lora"} | model.own_parts
+    held = {"adapter", "lora"} | model.own_parts | ({"prompt_adapter"} if model.prompt_adapter is not None else set())
     held |= {name for name, encoder in zip(encoders, config.encoders, strict=True) if encoder.path is None}
     if not lora_layers(model.llm):
         held -= {"lora"}
@@ -171,6 +171,7 @@ def _header(model: SpeechLM, config: SpeechLMConfig, held: frozenset[str]) -> di
             "encoders": tuple(encoders),
             "llm": config.llm.model_copy(update={"path": llm_path, "architecture": None}),
             "lora": config.lora if "lora" in held else None,  # merged LoRA is part of the LLM
+            "prompt_lora": config.prompt_lora if "lora" in held else None,
         }
     )
     return {"format": FORMAT, "version": VERSION, "parts": sorted(held), "model": resolved.model_dump(mode="json")}

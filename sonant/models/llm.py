@@ -13,6 +13,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from sonant.config import Config
 from sonant.errors import ModelError
+from sonant.models.lora import scale_kept
 from sonant.models.parts import quiet_transformers, read_part_config, resolve_part
 
 DTYPES: Mapping[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -25,6 +26,7 @@ class LLMConfig(Config):
     architecture: dict[str, Any] | None = None  # {"model_type": "gemma", "hidden_size": 64, ...}
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     attention: Literal["sdpa", "eager", "flash_attention_2", "flex_attention"] = "sdpa"
+    gradient_checkpointing: bool = False  # keeps no activations inside layers; training computes them twice
 
     @pydantic.model_validator(mode="after")
     def _one_origin(self) -> "LLMConfig":
@@ -42,6 +44,8 @@ def load_llm(config: LLMConfig) -> PreTrainedModel:
     """
     llm = _pretrained(config) if config.path is not None else _random(config)
     check_embeddings(llm)
+    if config.gradient_checkpointing:
+        llm.activation_checkpointing_enable({"use_reentrant": False, "context_fn": scale_kept})
     return llm.eval()
 
 
@@ -74,6 +78,20 @@ def final_hidden(llm: PreTrainedModel, inputs_embeds: Tensor) -> Tensor:
     kernels apply.
     """
     return llm.get_decoder()(inputs_embeds=inputs_embeds, use_cache=False).last_hidden_state
+
+
+def last_layer_hidden(llm: PreTrainedModel, inputs_embeds: Tensor) -> Tensor:
+    """Returns (B, L, D) outputs of the last layer, before the final norm; else as `final_hidden`."""
+    found: list[Tensor] = []
+    layers = llm.get_decoder().layers
+    hook = layers[-1].register_forward_hook(
+        lambda module, inputs, output: found.append(output[0] if isinstance(output, tuple) else output)
+    )
+    try:
+        final_hidden(llm, inputs_embeds)
+    finally:
+        hook.remove()
+    return found[0]
 
 
 @torch.no_grad()

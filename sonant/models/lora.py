@@ -1,14 +1,19 @@
-"""LoRA by peft: low-rank changes to a frozen LLM that can be switched off or merged at any time."""
+"""LoRA by peft: low-rank changes to a frozen LLM that can be switched off, scaled row by row, or merged."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
 from typing import Literal
 
 import peft
 import pydantic
 import torch
 from peft.tuners.lora import LoraLayer
-from torch import nn
+from torch import Tensor, nn
 
 from sonant.config import Config
 from sonant.errors import ModelError
@@ -27,6 +32,9 @@ _KNOWN_TARGETS = (
 )
 _SHARED_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 _NAME = "default"
+# The scale of each LLM whose LoRA waits for one. A context variable and no attribute: two requests that take turns, or
+# two threads, keep their own.
+_SCALES: ContextVar[Mapping[nn.Module, Tensor]] = ContextVar("lora_scales", default=MappingProxyType({}))  # noqa: B039
 
 
 class LoraConfig(Config):
@@ -93,15 +101,80 @@ def lora_disabled(model: nn.Module) -> Iterator[None]:
             layer._disable_adapters = disabled
 
 
-@torch.no_grad()
-def merge_lora(llm: nn.Module) -> None:
-    """Adds every `alpha / rank * B A` to its weight and removes LoRA: `llm` has plain linear layers again.
+@dataclass(frozen=True)
+class ScaleShape:
+    """What a scale holds: for each of `num_layers` layers one piece for each of the `widths` that LoRA's outputs have.
+
+    q 64 wide, k and v 32, o 64:   widths (64, 32)   scale of one layer  [ for q and o, 64 | for k and v, 32 ]
+    """
+
+    num_layers: int
+    widths: tuple[int, ...]  # distinct, in module order
+
+    @property
+    def dim(self) -> int:
+        """Returns the width of all pieces together."""
+        return sum(self.widths)
+
+
+def wait_for_scale(llm: nn.Module) -> ScaleShape:
+    """Makes LoRA's outputs be multiplied by the scale of `scaled_lora`, from now on; returns what a scale holds.
+
+    Outside of `scaled_lora` and `lora_disabled` the LLM then refuses to run: unscaled, it would give other answers.
 
     Raises: ModelError if there is no LoRA.
     """
     named = [(name, module) for name, module in llm.named_modules() if isinstance(module, LoraLayer)]
     if not named:
+        raise ModelError("this LLM has no LoRA that a prompt could scale; set lora")
+    depths = [int(found[1]) if (found := re.search(r"\blayers\.(\d+)\.", name)) else 0 for name, _ in named]
+    outputs = [module.lora_B[_NAME] for _, module in named]
+    shape = ScaleShape(max(depths) + 1, tuple(dict.fromkeys(output.out_features for output in outputs)))
+    for output, depth in zip(outputs, depths, strict=True):
+        start = sum(shape.widths[: shape.widths.index(output.out_features)])
+        output.register_forward_hook(partial(_scaled, llm, depth, slice(start, start + output.out_features)))
+    return shape
+
+
+@contextmanager
+def scaled_lora(llm: nn.Module, scale: Tensor | None) -> Iterator[None]:
+    """Inside the block LoRA's outputs in `llm` are multiplied by `scale`, row by row, at every position alike.
+
+    scale: (B, num_layers or 1, dim or 1) in the order of `ScaleShape`, where 1 stands for all; None changes nothing.
+    Layers that a backward pass computes again (`scale_kept`) get the scale of their own forward pass.
+    """
+    if scale is None:
+        yield
+        return
+    with _scales({**_SCALES.get(), llm: scale}):
+        yield
+
+
+def scale_kept() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Returns what `torch.utils.checkpoint` takes as `context_fn`: a layer computed again finds the scale it had."""
+    return nullcontext(), _scales(_SCALES.get())
+
+
+def multiply_lora(llm: nn.Module, factor: float) -> None:
+    """Multiplies `alpha / rank` of every LoRA layer by `factor`."""
+    for layer in lora_layers(llm):
+        layer.scaling[_NAME] *= factor
+
+
+@torch.no_grad()
+def merge_lora(llm: nn.Module) -> None:
+    """Adds every `alpha / rank * B A` to its weight and removes LoRA: `llm` has plain linear layers again.
+
+    Raises: ModelError if there is no LoRA, or each prompt scales it differently.
+    """
+    named = [(name, module) for name, module in llm.named_modules() if isinstance(module, LoraLayer)]
+    if not named:
         raise ModelError("there is no LoRA to merge in this LLM")
+    if any(getattr(hook, "func", None) is _scaled for _, m in named for hook in m.lora_B[_NAME]._forward_hooks.values()):
+        raise ModelError(
+            "this LoRA cannot be merged: each prompt gives it another scale (prompt_lora), so there is no one weight "
+            "to add it to; use the checkpoint as it is, or train with prompt_lora.form fixed"
+        )
     for name, layer in named:
         layer.merge(safe_merge=True)
         parent, _, last = name.rpartition(".")
@@ -127,3 +200,23 @@ def _share_inputs(llm: nn.Module) -> None:
             group = [child for name, child in parent.named_children() if name in names and isinstance(child, LoraLayer)]
             for layer in group[1:]:
                 layer.lora_A[_NAME].weight = group[0].lora_A[_NAME].weight
+
+
+@contextmanager
+def _scales(scales: Mapping[nn.Module, Tensor]) -> Iterator[None]:
+    token = _SCALES.set(scales)
+    try:
+        yield
+    finally:
+        _SCALES.reset(token)
+
+
+def _scaled(
+    llm: nn.Module, depth: int, piece: slice, module: nn.Module, inputs: tuple[Tensor], output: Tensor
+) -> Tensor:
+    """A forward hook: the output (B, L, width) of LoRA's B times its piece of the scale."""
+    scale = _SCALES.get().get(llm)
+    if scale is None:
+        raise ModelError("this LLM's LoRA waits for a scale: run it within scaled_lora, or within lora_disabled")
+    row = scale[:, depth if scale.shape[1] > 1 else 0]
+    return output * (row[:, piece] if row.shape[1] > 1 else row)[:, None]

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 def layer_weights(num_states: int) -> nn.Parameter:
-    """Returns logits (num_states,) float32, all zero: the sum starts as the mean. An encoder names it `layer_weights`."""
+    """Returns logits (num_states,) float32, all zero: the sum starts as the mean; encoders call it `layer_weights`."""
     return nn.Parameter(torch.zeros(num_states))
 
 
