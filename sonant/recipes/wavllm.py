@@ -1,0 +1,149 @@
+"""WavLLM: two encoders listen, for what is said and for who says it and how; the LLM learns one task, then several.
+
+    stage 1   one task a row: transcribe, translate, tell voices and manners apart, follow, answer, go on
+              trained: adapter, layer weights of the second encoder, LoRA                        run_dir/stage1/model
+    stage 2   half of the rows ask for several things at once
+              trained: the same and a prompt adapter, which sets LoRA's strength                 run_dir/model
+              from the written question
+
+Stage 1 can be shared: `begin` names the model that stage 2 starts from. Arms are settings: `stage2.prompt_lora=null`
+is plain LoRA (`stage2.more_rank` gives it as many parameters), `{form: fixed, scale: s}` one strength for all,
+`stage2.groups.lora=null` leaves LoRA as stage 1 made it, `stage2=null` stops after one stage.
+Source: arXiv 2404.00656; presets `faithful` (as published), `best` (ours, each difference with its reason), `tiny`.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from pydantic import Field, field_validator
+
+from sonant.audio.augment import AugmentConfig, Augmenter
+from sonant.audio.features import FeatureSpec
+from sonant.batch import CachedFrames
+from sonant.chat.tokenizer import ChatTokenizer
+from sonant.config import Config
+from sonant.data.training_set import Ears, make_stream
+from sonant.errors import ConfigError
+from sonant.evaluate.validation import validator
+from sonant.generate.assistant import Assistant
+from sonant.models.build import SpeechLMConfig, add_prompt_lora, build_speech_lm
+from sonant.models.checkpoint import copy_speech_lm, load_speech_lm, save_speech_lm
+from sonant.models.freeze import FreezePlan, GroupConfig
+from sonant.models.lora_rank import widen_lora
+from sonant.models.losses import TokenLoss
+from sonant.models.parts import resolve_part
+from sonant.models.prompt_lora import PromptLoraConfig
+from sonant.models.speech_lm import SpeechLM
+from sonant.recipes.staged import Stage, cached_frames
+from sonant.train.distributed import leads
+from sonant.train.trainer import TrainConfig, TrainResult, train
+
+
+class LMStage(Stage):
+    """What a stage trains on; what of the model, at which rates; and what the model gets first."""
+
+    groups: dict[str, GroupConfig]
+    kl_weight: float = Field(0.0, ge=0)  # on text rows, to the LLM with LoRA off
+    prompt_lora: PromptLoraConfig | None = None
+    more_rank: int = Field(0, ge=0)  # LoRA beside the LoRA there is
+
+    @field_validator("groups", mode="before")
+    @classmethod
+    def _without_null(cls, groups: Any) -> Any:
+        """A group of null is left out: how an override takes one away."""
+        return {n: g for n, g in groups.items() if g is not None} if isinstance(groups, dict) else groups
+
+
+class WavLLM(Config):
+    """Every choice of a run."""
+
+    model: SpeechLMConfig
+    tokenizer: str | None = None  # folder or hub id; None: the LLM's own
+    root: str = "."  # of all manifests
+    frames: str | None = None  # caches of frozen encoders' frames, relative to root; None: encoders run in every step
+    augment: AugmentConfig | None = None  # not with `frames`
+    loss_over: Literal["answer", "prompt_and_answer"] = "answer"  # whose tokens a step's loss is the mean over
+    begin: str | None = None  # a model's folder: stage 1 is not run
+    stage1: LMStage
+    stage2: LMStage | None
+    save: Literal["trained", "all"] = "trained"  # "all" makes a folder that needs no other
+    train: TrainConfig = TrainConfig()
+
+
+def main(config: WavLLM, run_dir: Path, *, say: Callable[[str], None]) -> TrainResult:
+    """Trains the stages in `run_dir`; returns how the last one ended. A finished stage is not run again.
+
+    Raises: SonantError where settings, data or parts do not fit, before anything is trained.
+    """
+    if config.begin is not None and config.stage2 is None:
+        raise ConfigError("begin is what stage 2 starts from, and stage2 is null: nothing would be trained; set one")
+    torch.manual_seed(config.train.seed)
+    model = build_speech_lm(config.model) if config.begin is None else load_speech_lm(config.begin)
+    stages = {"stage1": config.stage1, "stage2": config.stage2}
+    for name, stage in list(stages.items())[config.begin is not None :]:
+        if stage is None:
+            break
+        result, folder = learn(config, stage, extended(model, stage), run_dir=run_dir / name, say=say)
+        if result.stopped is not None:
+            return result
+        model = load_speech_lm(folder)
+    if leads():
+        copy_speech_lm(folder, run_dir / "model")
+    return result
+
+
+def extended(model: SpeechLM, stage: LMStage) -> SpeechLM:
+    """Returns the model with what the stage adds to it; at first, in the residual form, it says what it said before."""
+    if stage.more_rank:
+        widen_lora(model, stage.more_rank)
+    if stage.prompt_lora is not None:
+        add_prompt_lora(model, stage.prompt_lora)
+    return model
+
+
+def learn(
+    config: WavLLM, stage: LMStage, model: SpeechLM, *, run_dir: Path, say: Callable[[str], None]
+) -> tuple[TrainResult, Path]:
+    """Trains `model` through one stage; returns how it ended, and the folder of the best by dev score, or the last."""
+    tokenizer = ChatTokenizer.from_folder(resolve_part(config.tokenizer or str(config.model.llm.path)))
+    plan = FreezePlan(stage.groups)
+    groups = plan.apply(model)
+    for row in plan.table(model):
+        say(f"{run_dir.name}: {row.group:<14} {row.parameters:>13,} parameters  lr {row.lr:g}")
+
+    data, cached = stage.data_under(config.root), frames_on_disk(config, stage, model, say=say)
+    augmenter = Augmenter(config.augment) if config.augment is not None else None
+    ears = Ears(model.specs_given(cached), model.audio_tokens, augmenter, cached=cached)
+    stream = make_stream(data, tokenizer, ears)
+    shares = ", ".join(f"{name} {share:.1%}" for name, share in stream.shares().items())
+    say(f"{run_dir.name}: target tokens: {shares}; padding {stream.padding_share:.1%}")
+
+    result = train(
+        model,
+        stream,
+        loss=TokenLoss(kl_weight=stage.kl_weight, over=config.loss_over),
+        config=stage.train_config(config.train),
+        groups=groups,
+        run_dir=run_dir,
+        validate=validator(data, Assistant(model, tokenizer, cached=cached)),
+        save_model=lambda folder: save_speech_lm(model, tokenizer, folder, include=config.save),
+    )
+    folder = run_dir / ("last" if result.best_step is None else "best")
+    if result.stopped is None and leads():
+        copy_speech_lm(folder, run_dir / "model")
+    return result, folder
+
+
+def frames_on_disk(
+    config: WavLLM, stage: LMStage, model: SpeechLM, *, say: Callable[[str], None]
+) -> dict[FeatureSpec, CachedFrames]:
+    """Returns the frames of every encoder that is as its folder has it: these run once, in the first stage."""
+    cached: dict[FeatureSpec, CachedFrames] = {}
+    for index, encoder in enumerate(cast(SpeechLMConfig, model.config).encoders):
+        if config.frames is not None and f"encoders.{index}" not in model.own_parts:
+            place = Path(config.root, config.frames, str(index))
+            cache = cached_frames(encoder, stage.manifests(config.root), place, train=config.train, say=say)
+            cached[cache.spec] = cache
+    return cached
