@@ -5,10 +5,10 @@ manner changes them by factors: "excited" is how this speaker sounds beside its 
 excited one.
 
     manner    rate  pitch  range  volume
-    calm      0.92   1.00   0.70    0.70
-    excited   1.40   1.30   2.00    1.00
-    sad       0.70   0.85   0.25    0.40
-    angry     1.12   0.85   1.10    1.60
+    calm      0.90   1.00   0.70    0.70
+    excited   1.50   1.30   2.00    1.00
+    sad       0.65   0.85   0.25    0.40
+    angry     1.15   0.85   1.10    1.60
 
 espeak alone can do it: other engines know neither range nor volume.
 """
@@ -38,10 +38,10 @@ class Shape:
 
 
 SHAPES: Mapping[Manner, Shape] = {
-    "calm": Shape(rate=0.92, pitch=1.0, pitch_range=0.7, volume=0.7),
-    "excited": Shape(rate=1.4, pitch=1.3, pitch_range=2.0, volume=1.0),
-    "sad": Shape(rate=0.7, pitch=0.85, pitch_range=0.25, volume=0.4),
-    "angry": Shape(rate=1.12, pitch=0.85, pitch_range=1.1, volume=1.6),
+    "calm": Shape(rate=0.9, pitch=1.0, pitch_range=0.7, volume=0.7),
+    "excited": Shape(rate=1.5, pitch=1.3, pitch_range=2.0, volume=1.0),
+    "sad": Shape(rate=0.65, pitch=0.85, pitch_range=0.25, volume=0.4),
+    "angry": Shape(rate=1.15, pitch=0.85, pitch_range=1.1, volume=1.6),
 }
 JITTER = Shape(rate=0.03, pitch=0.03, pitch_range=0.05, volume=0.08)  # share of a factor that chance adds or takes
 
