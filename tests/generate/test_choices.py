@@ -1,5 +1,6 @@
 import dataclasses
 import io
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,8 +31,7 @@ def clip(seconds: float) -> AudioPart:
     return AudioPart(data=buffer.getvalue())
 
 
-@pytest.fixture(scope="module")
-def listener() -> Assistant:
+def build(**more: Any) -> Assistant:
     torch.manual_seed(3)
     config = SpeechLMConfig.model_validate(
         {
@@ -44,13 +44,19 @@ def listener() -> Assistant:
                                      "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
                                      "max_position_embeddings": 256, "initializer_range": 0.3}},
             "lora": {"rank": 2},
+            **more,
         }
     )  # fmt: skip
     model = build_speech_lm(config)
     for name, parameter in model.named_parameters():
-        if "lora_B" in name:  # as after training
+        if "lora_B" in name or "prompt_adapter" in name:  # as after training
             torch.nn.init.normal_(parameter, std=0.2)
     return Assistant(model, TOKENIZER)
+
+
+@pytest.fixture(scope="module")
+def listener() -> Assistant:
+    return build()
 
 
 @torch.no_grad()
@@ -105,3 +111,14 @@ def test_the_likeliest_of_all_single_tokens_is_what_greedy_decoding_says_first(l
         ends.append(float(after[TOKENIZER.end_of_turn_id]))
     expected = [float(first[token]) + end for token, end in zip(ids, ends, strict=True)]
     np.testing.assert_allclose(choice_scores(listener, [prompt], letters)[0], expected, atol=1e-4)
+
+
+def test_every_prompt_scales_lora_for_itself() -> None:
+    """With a prompt adapter, alone and in a batch are still the same, and the scale is there."""
+    scaled = build(prompt_lora={"form": "residual", "hidden_dim": 8})
+    together = choice_scores(scaled, PROMPTS, CHOICES)
+    np.testing.assert_allclose(choice_scores(scaled, PROMPTS, CHOICES, batch_size=1), together, atol=1e-4)
+    with torch.no_grad():
+        for parameter in scaled.model.prompt_adapter.up.parameters():
+            parameter.zero_()  # s == 1
+    assert not np.allclose(choice_scores(scaled, PROMPTS, CHOICES), together, atol=1e-3)
