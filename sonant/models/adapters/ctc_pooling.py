@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sonant.config import Config
 from sonant.errors import ModelError
+from sonant.models.adapters.voice import VoiceVector
 from sonant.models.alignment import mean_by_segment, spikes
 from sonant.models.conv_transformer import ConvTrunk, ConvTrunkConfig
 from sonant.models.encoders.base import zero_padding
@@ -27,6 +28,7 @@ class CTCPoolingConfig(Config):
     scale: float = 1.0  # of that embedding
     posterior_temperature: float = pydantic.Field(1.0, gt=0.0)
     blank_penalty: float = pydantic.Field(0.0, ge=0.0)  # nats; keeps tokens that a greedy recogniser would drop
+    voice_parts: int = pydantic.Field(0, ge=0)  # of a clip, compared in a vector before the tokens; 0: no such vector
 
 
 class CTCPoolingAdapter(nn.Module):
@@ -47,6 +49,9 @@ class CTCPoolingAdapter(nn.Module):
 
     The MLP ends in zeros, so at the start the vectors are expected token embeddings. Set the table by `anchor`.
     Without `soft_embedding` there is neither table nor zeros: vector = MLP(norm(mean frame)).
+
+    With `voice_parts` one more vector comes first (`VoiceVector`), of the last encoder's frames: tokens are short, and
+    who speaks shows in the whole.
     Source: after LegoSLM (Ma et al. 2025). Differs from it in one vector a spike, not a frame, and in the MLP; the
     distance head after DirectSpeech2LLM.
     """
@@ -66,6 +71,9 @@ class CTCPoolingAdapter(nn.Module):
             nn.Linear(self.heard_dim, vocab_size + 1)
             if config.head == "linear"
             else DistanceHead(self.heard_dim, out_dim, temperature=config.distance_temperature)
+        )
+        self.voice = (
+            VoiceVector(dim=in_dims[-1], out_dim=out_dim, num_parts=config.voice_parts) if config.voice_parts else None
         )
         self.norm = nn.LayerNorm(dim)
         self.soft_norm = nn.LayerNorm(out_dim) if self.soft else None
@@ -126,17 +134,22 @@ class CTCPoolingAdapter(nn.Module):
         return self.scale * soft + self.mlp(torch.cat([vectors, self.soft_norm(soft)], dim=-1))
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
-        """Returns the most vectors (A,) that `lengths` (A,) frames can give: one a frame, never none."""
-        return (lengths if self.trunk is None else self.trunk.output_lengths(lengths)).clamp(min=1)
+        """Returns the most vectors (A,) that `lengths` (A,) frames can give: one a frame and the voice; never none."""
+        most = (lengths if self.trunk is None else self.trunk.output_lengths(lengths)).clamp(min=1)
+        return most if self.voice is None else most + 1
 
     def forward(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Returns vectors (A, T', out_dim) of `frames` (A, T, in_dim), and their real lengths (A,)."""
-        hidden, lengths = self.listen(frames, lengths)
+        hidden, heard_lengths = self.listen(frames, lengths)
         logits = self.ctc_logits(hidden)
         best = torch.cat([logits[..., :-1], logits[..., -1:] - self.blank_penalty], dim=-1).argmax(dim=-1)
-        segment, heard, output_lengths = spikes(best, lengths, blank=self.vocab_size)
+        segment, heard, output_lengths = spikes(best, heard_lengths, blank=self.vocab_size)
         size = int(output_lengths.max()) if len(lengths) else 1
-        return zero_padding(self.pool(hidden, logits, segment, heard, size=size), output_lengths), output_lengths
+        vectors = self.pool(hidden, logits, segment, heard, size=size)
+        if self.voice is not None:
+            voice = self.voice(frames[..., -self.voice.norm.normalized_shape[0] :], lengths)
+            vectors, output_lengths = torch.cat([voice.to(vectors.dtype), vectors], dim=1), output_lengths + 1
+        return zero_padding(vectors, output_lengths), output_lengths
 
     def _expected_embeddings(self, logits: Tensor, heard: Tensor) -> Tensor:
         """(A, T, V + 1) -> (A, T, D), computed at the frames `heard` (A, T) only: the vocabulary may be large."""
