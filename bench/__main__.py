@@ -12,6 +12,7 @@ ranks        2 ranks against 1; resume on 2, 1 and 4
 importers    20,000 rows of every kind
 doctor       a million rows, and planted faults
 builders     two runs of every builder with one seed
+speechmapper SpeechMapper: wall, step cost by depth, both stages beside the published method
 speaking     ten thousand sentences spoken and stored
 batch        8 unequal clips together against each alone
 cache        frames of a frozen encoder written, read, and trained from
@@ -36,6 +37,7 @@ NAMES = (
     "speaking",
     "builders",
     "cache",
+    "speechmapper",
     "suite",
 )
 

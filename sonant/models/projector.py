@@ -99,7 +99,7 @@ class Head(nn.Module):
 
 
 class Projector(nn.Module):
-    """One head, or several on one trunk: a batch is for the head that its rows' task names, if there are several.
+    """One head, or several on one trunk: a batch is for the head that its rows' task names, else for the first.
 
     spec: the frames it reads.
 
@@ -123,8 +123,9 @@ class Projector(nn.Module):
         return cast("Head", self.heads[name])
 
     def head_for(self, batch: Batch) -> Head:
-        """Returns the head whose tokens the rows are written in."""
-        return self.head(batch.tasks[0] if len(self.heads) > 1 else next(iter(self.heads)))
+        """Returns the head whose tokens the transcripts are written in."""
+        name = batch.tasks[0]
+        return self.head(name if name in self.heads else next(iter(self.heads)))
 
     def read(self, batches: Iterable[Batch]) -> list[Reading]:
         """Returns what the first head says of every clip (see `Head.read`), computed where the weights are."""

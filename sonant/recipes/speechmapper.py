@@ -8,15 +8,14 @@
               tasks      a blend of the tasks wanted
               distilled  the LLM's own answers to the transcripts, under random instructions: nothing to short-cut
 
-One trunk may serve several LLMs (`also`), a head each. Source: arXiv 2601.20417; presets `faithful` (as published),
-`best` (ours, each difference with its reason), `tiny` and `tiny_faithful` (both on the tiny world).
-run_dir/model is the last stage's; run_dir/cost.json says what a step costs.
+run_dir/model is the last stage's. Source: arXiv 2601.20417; presets `faithful` (as published), `best` (ours, each
+difference with its reason), `tiny` and `tiny_faithful` (both on the tiny world).
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal
 
@@ -94,7 +93,7 @@ class _Run:
         """Whose frames are on disk."""
         return {self.cache.spec: self.cache}
 
-    @property
+    @cached_property
     def retokenizers(self) -> dict[str, Callable[[Sequence[int]], list[int]]]:
         """Head -> how a transcript's tokens become its own."""
         others = {name: ChatTokenizer.from_folder(resolve_part(path)) for name, path in self.config.also.items()}
@@ -112,12 +111,10 @@ def main(config: SpeechMapper, run_dir: Path, *, say: Callable[[str], None]) -> 
     """
     torch.manual_seed(config.train.seed)
     tokenizer = ChatTokenizer.from_folder(resolve_part(config.tokenizer or str(config.model.llm.path)))
-    stages = [stage for stage in (config.stage1, config.stage2) if stage is not None]
-    manifests = [path for stage in stages for path in stage.manifests(config.root)]
+    manifests = [path for stage in (config.stage1, config.stage2) if stage for path in stage.manifests(config.root)]
     place = Path(config.root, config.frames)
     cache = cached_frames(config.model.encoders[0], manifests, place, train=config.train, say=say)
     run = _Run(config, tokenizer, cache, say)
-
     projector = build_projector(config.model, spec=cache.spec, others=config.also)
     if config.borrow_ctc_head:
         projector.borrow_ctc_head(load_encoder(config.model.encoders[0]))
@@ -130,7 +127,7 @@ def main(config: SpeechMapper, run_dir: Path, *, say: Callable[[str], None]) -> 
         save_speech_lm(model, tokenizer, run_dir / "stage1" / "model", include=config.save)
     costs = {"stage 1": (projector, mapping, MappingLoss(config.stage1.loss))}
     if config.stage2 is not None:
-        attaching, result = learn_attached(run, config.stage2, model, run_dir / "stage2")
+        attaching, result = learn_attached(run, config.stage2, projector, model, run_dir / "stage2")
         costs["stage 2"] = (model, attaching, AttachLoss(config.stage2.loss))
     if result.stopped is None and leads():
         copy_speech_lm(run_dir / ("stage2" if config.stage2 else "stage1") / "model", run_dir / "model")
@@ -144,36 +141,33 @@ def learn_to_map(run: _Run, projector: Projector, run_dir: Path) -> tuple[Batch,
 
     Rows whose text does not fit into the output are left out, counted and told.
     """
-    stage, spec, loss = run.config.stage1, run.cache.spec, MappingLoss(run.config.stage1.loss)
-    data, retokenizers = stage.data_under(run.config.root), run.retokenizers
-
-    def check(example: Example) -> None:
-        for name, retold in retokenizers.items():
-            said = [np.array(retold(ids.tolist()), np.int64) for ids in example.transcript_ids]
-            loss.refuse_misfit(projector.head(name), spec, replace(example, transcript_ids=said))
-
+    stage, spec, data = run.config.stage1, run.cache.spec, run.config.stage1.data_under(run.config.root)
     ears = Ears([spec], lambda duration_s: math.ceil(duration_s * spec.frame_rate_hz), cached=run.cached)
     edit = partial(spoken_as, normalize=normalizer(stage.transcripts))
-    stream = make_stream(data, run.tokenizer, ears, edit=edit, check=check)
+    stream = make_stream(data, run.tokenizer, ears, edit=edit, check=partial(refuse_misfit, run, projector))
     dev = dev_batches(data, run.tokenizer, ears, edit=edit)
     run.say(f"stage 1: {sum(p.numel() for p in projector.parameters()):,} parameters, {len(stream.lengths):,} rows")
     result = train(
         projector,
-        RetokenizedStream(stream, retokenizers) if run.config.also else stream,
-        loss=loss,
+        RetokenizedStream(stream, run.retokenizers) if run.config.also else stream,
+        loss=MappingLoss(stage.loss),
         config=stage.train_config(run.config.train),
         groups=stage.groups(projector, "heads.*"),
         run_dir=run_dir,
         validate=(lambda step: nearest_scores(projector.read(dev), decode=run.tokenizer.decode)) if dev else None,
         save_model=projector.save,
     )
-    left_out = "".join(f"\n  {place}: {reason}" for place, reason in stream.quarantine.items())
-    run.say(f"stage 1: {len(stream.quarantine)} rows left out{left_out}")
+    run.say("\n".join([f"stage 1: {len(stream.quarantine)} rows left out", *map(": ".join, stream.quarantine.items())]))
     return next(stream.steps()).batches[0], result
 
 
-def learn_attached(run: _Run, stage: AttachStage, model: SpeechLM, run_dir: Path) -> tuple[Batch, TrainResult]:
-    """Stage 2: trains the projector through the frozen LLM. Also returns a batch of it."""
+def learn_attached(
+    run: _Run, stage: AttachStage, projector: Projector, model: SpeechLM, run_dir: Path
+) -> tuple[Batch, TrainResult]:
+    """Stage 2: trains `model.adapter`, which has learned what `projector` has, through the frozen LLM.
+
+    Also returns a batch of it. The same rows are left out as in stage 1.
+    """
     groups, data = stage.groups(model, "adapter.*"), stage.data_under(run.config.root)
     assistant = Assistant(model, run.tokenizer, cached=run.cached)
     if stage.instructions is not None:
@@ -183,7 +177,7 @@ def learn_attached(run: _Run, stage: AttachStage, model: SpeechLM, run_dir: Path
             write_distilled(assistant, map(spoken_as, rows), path, config=stage.instructions, say=run.say)
         data = data.model_copy(update={"speech": {"distilled": SourceConfig(manifest=str(path.absolute()))}})
     ears = Ears(model.specs_given(run.cached), model.audio_tokens, cached=run.cached)
-    stream = make_stream(data, run.tokenizer, ears, edit=spoken_as)
+    stream = make_stream(data, run.tokenizer, ears, edit=spoken_as, check=partial(refuse_misfit, run, projector))
     result = train(
         model,
         stream,
@@ -197,3 +191,10 @@ def learn_attached(run: _Run, stage: AttachStage, model: SpeechLM, run_dir: Path
     if result.stopped is None and leads():
         copy_speech_lm(run_dir / ("last" if result.best_step is None else "best"), run_dir / "model")
     return next(stream.steps()).batches[0], result
+
+
+def refuse_misfit(run: _Run, projector: Projector, example: Example) -> None:
+    """Raises TrainingError for a row whose text does not fit into the output of any head."""
+    for name, retold in run.retokenizers.items():
+        own = replace(example, transcript_ids=[np.array(retold(ids.tolist())) for ids in example.transcript_ids])
+        MappingLoss(run.config.stage1.loss).refuse_misfit(projector.head(name), run.cache.spec, own)
