@@ -16,35 +16,23 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from sonant.audio.augment import AugmentConfig, Augmenter
-from sonant.chat.tokenizer import ChatTokenizer
-from sonant.config import Config
-from sonant.data.training_set import DataConfig, Ears, make_stream
-from sonant.evaluate.validation import validator
-from sonant.generate.assistant import Assistant
-from sonant.models.build import SpeechLMConfig, build_speech_lm
-from sonant.models.checkpoint import copy_speech_lm, save_speech_lm
-from sonant.models.freeze import FreezePlan, GroupConfig
+from sonant.data.training_set import DataConfig
+from sonant.models.build import build_speech_lm
+from sonant.models.freeze import GroupConfig
 from sonant.models.losses import TokenLoss
-from sonant.models.parts import resolve_part
-from sonant.train.distributed import leads
-from sonant.train.trainer import TrainConfig, TrainResult, train
+from sonant.recipes.fitting import Fitting, ModelSettings, fit
+from sonant.train.trainer import TrainResult
 
 Arm = Literal["joint", "speech_only", "frozen_llm"]
 
 
-class VoiceTextBlender(Config):
+class VoiceTextBlender(ModelSettings):
     """Every choice of a run."""
 
     arm: Arm = "joint"
-    model: SpeechLMConfig
-    tokenizer: str | None = None  # folder or hub id; None: the LLM's own
     data: DataConfig
-    augment: AugmentConfig | None = None
     groups: dict[str, GroupConfig]
     kl_weight: float = Field(0.0, ge=0)  # on text rows, to the LLM with LoRA off
-    save: Literal["trained", "all"] = "trained"  # "all" makes a folder that needs no other
-    train: TrainConfig = TrainConfig()
 
 
 def main(config: VoiceTextBlender, run_dir: Path, *, say: Callable[[str], None]) -> TrainResult:
@@ -54,33 +42,8 @@ def main(config: VoiceTextBlender, run_dir: Path, *, say: Callable[[str], None])
     """
     torch.manual_seed(config.train.seed)
     config = in_arm(config)
-    tokenizer = ChatTokenizer.from_folder(resolve_part(config.tokenizer or str(config.model.llm.path)))
-    model = build_speech_lm(config.model)
-    plan = FreezePlan(config.groups)
-    groups = plan.apply(model)
-    for row in plan.table(model):
-        start = f" from step {row.start_step}" if row.start_step else ""
-        say(f"{row.group:<10} {row.parameters:>13,} parameters  lr {row.lr:g}{start}")
-
-    augmenter = Augmenter(config.augment) if config.augment is not None else None
-    ears = Ears(model.feature_specs, model.audio_tokens, augmenter)
-    stream = make_stream(config.data, tokenizer, ears)
-    shares = ", ".join(f"{name} {share:.1%}" for name, share in stream.shares().items())
-    say(f"target tokens: {shares}; padding {stream.padding_share:.1%}")
-
-    result = train(
-        model,
-        stream,
-        loss=TokenLoss(kl_weight=config.kl_weight),
-        config=config.train,
-        groups=groups,
-        run_dir=run_dir,
-        validate=validator(config.data, Assistant(model, tokenizer)),
-        save_model=lambda folder: save_speech_lm(model, tokenizer, folder, include=config.save),
-    )
-    if result.stopped is None and leads():
-        copy_speech_lm(run_dir / ("last" if result.best_step is None else "best"), run_dir / "model")
-    return result
+    how = Fitting(config.data, config.groups, TokenLoss(kl_weight=config.kl_weight), config.train)
+    return fit(build_speech_lm(config.model), config, how, run_dir=run_dir, say=say)
 
 
 def in_arm(config: VoiceTextBlender) -> VoiceTextBlender:

@@ -19,26 +19,20 @@ from typing import Any, Literal, cast
 import torch
 from pydantic import Field, field_validator
 
-from sonant.audio.augment import AugmentConfig, Augmenter
 from sonant.audio.features import FeatureSpec
 from sonant.batch import CachedFrames
-from sonant.chat.tokenizer import ChatTokenizer
-from sonant.config import Config
-from sonant.data.training_set import Ears, make_stream
 from sonant.errors import ConfigError
-from sonant.evaluate.validation import validator
-from sonant.generate.assistant import Assistant
 from sonant.models.build import SpeechLMConfig, add_prompt_lora, build_speech_lm
-from sonant.models.checkpoint import copy_speech_lm, load_speech_lm, save_speech_lm
-from sonant.models.freeze import FreezePlan, GroupConfig
+from sonant.models.checkpoint import copy_speech_lm, load_speech_lm
+from sonant.models.freeze import GroupConfig
 from sonant.models.lora_rank import widen_lora
 from sonant.models.losses import TokenLoss
-from sonant.models.parts import resolve_part
 from sonant.models.prompt_lora import PromptLoraConfig
 from sonant.models.speech_lm import SpeechLM
+from sonant.recipes.fitting import Fitting, ModelSettings, fit
 from sonant.recipes.staged import Stage, cached_frames
 from sonant.train.distributed import leads
-from sonant.train.trainer import TrainConfig, TrainResult, train
+from sonant.train.trainer import TrainResult
 
 
 class LMStage(Stage):
@@ -56,20 +50,15 @@ class LMStage(Stage):
         return {n: g for n, g in groups.items() if g is not None} if isinstance(groups, dict) else groups
 
 
-class WavLLM(Config):
+class WavLLM(ModelSettings):
     """Every choice of a run."""
 
-    model: SpeechLMConfig
-    tokenizer: str | None = None  # folder or hub id; None: the LLM's own
     root: str = "."  # of all manifests
     frames: str | None = None  # caches of frozen encoders' frames, relative to root; None: encoders run in every step
-    augment: AugmentConfig | None = None  # not with `frames`
     loss_over: Literal["answer", "prompt_and_answer"] = "answer"  # whose tokens a step's loss is the mean over
     begin: str | None = None  # a model's folder: stage 1 is not run
     stage1: LMStage
     stage2: LMStage | None
-    save: Literal["trained", "all"] = "trained"  # "all" makes a folder that needs no other
-    train: TrainConfig = TrainConfig()
 
 
 def main(config: WavLLM, run_dir: Path, *, say: Callable[[str], None]) -> TrainResult:
@@ -85,12 +74,12 @@ def main(config: WavLLM, run_dir: Path, *, say: Callable[[str], None]) -> TrainR
     for name, stage in list(stages.items())[config.begin is not None :]:
         if stage is None:
             break
-        result, folder = learn(config, stage, extended(model, stage), run_dir=run_dir / name, say=say)
+        result = learn(config, stage, extended(model, stage), run_dir=run_dir / name, say=say)
         if result.stopped is not None:
             return result
-        model = load_speech_lm(folder)
+        model = load_speech_lm(run_dir / name / "model")
     if leads():
-        copy_speech_lm(folder, run_dir / "model")
+        copy_speech_lm(run_dir / ("stage2" if config.stage2 else "stage1") / "model", run_dir / "model")
     return result
 
 
@@ -103,37 +92,16 @@ def extended(model: SpeechLM, stage: LMStage) -> SpeechLM:
     return model
 
 
-def learn(
-    config: WavLLM, stage: LMStage, model: SpeechLM, *, run_dir: Path, say: Callable[[str], None]
-) -> tuple[TrainResult, Path]:
-    """Trains `model` through one stage; returns how it ended, and the folder of the best by dev score, or the last."""
-    tokenizer = ChatTokenizer.from_folder(resolve_part(config.tokenizer or str(config.model.llm.path)))
-    plan = FreezePlan(stage.groups)
-    groups = plan.apply(model)
-    for row in plan.table(model):
-        say(f"{run_dir.name}: {row.group:<14} {row.parameters:>13,} parameters  lr {row.lr:g}")
-
-    data, cached = stage.data_under(config.root), frames_on_disk(config, stage, model, say=say)
-    augmenter = Augmenter(config.augment) if config.augment is not None else None
-    ears = Ears(model.specs_given(cached), model.audio_tokens, augmenter, cached=cached)
-    stream = make_stream(data, tokenizer, ears)
-    shares = ", ".join(f"{name} {share:.1%}" for name, share in stream.shares().items())
-    say(f"{run_dir.name}: target tokens: {shares}; padding {stream.padding_share:.1%}")
-
-    result = train(
-        model,
-        stream,
+def learn(config: WavLLM, stage: LMStage, model: SpeechLM, *, run_dir: Path, say: Callable[[str], None]) -> TrainResult:
+    """Trains `model` through one stage; returns how it ended. run_dir/model is the best by dev score, or the last."""
+    how = Fitting(
+        data=stage.data_under(config.root),
+        groups=stage.groups,
         loss=TokenLoss(kl_weight=stage.kl_weight, over=config.loss_over),
-        config=stage.train_config(config.train),
-        groups=groups,
-        run_dir=run_dir,
-        validate=validator(data, Assistant(model, tokenizer, cached=cached)),
-        save_model=lambda folder: save_speech_lm(model, tokenizer, folder, include=config.save),
+        train=stage.train_config(config.train),
+        cached=frames_on_disk(config, stage, model, say=say),
     )
-    folder = run_dir / ("last" if result.best_step is None else "best")
-    if result.stopped is None and leads():
-        copy_speech_lm(folder, run_dir / "model")
-    return result, folder
+    return fit(model, config, how, run_dir=run_dir, say=lambda text: say(f"{run_dir.name}: {text}"))
 
 
 def frames_on_disk(

@@ -1,0 +1,79 @@
+"""What every recipe that trains a whole speech language model does once it has one: settings in, a model folder out."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from sonant.audio.augment import AugmentConfig, Augmenter
+from sonant.audio.features import FeatureSpec
+from sonant.batch import CachedFrames
+from sonant.chat.tokenizer import ChatTokenizer
+from sonant.config import Config
+from sonant.data.training_set import DataConfig, Ears, make_stream
+from sonant.evaluate.validation import validator
+from sonant.generate.assistant import Assistant
+from sonant.models.build import SpeechLMConfig
+from sonant.models.checkpoint import copy_speech_lm, save_speech_lm
+from sonant.models.freeze import FreezePlan, GroupConfig
+from sonant.models.losses import TokenLoss
+from sonant.models.parts import resolve_part
+from sonant.models.speech_lm import SpeechLM
+from sonant.train.distributed import leads
+from sonant.train.trainer import TrainConfig, TrainResult, train
+
+
+class ModelSettings(Config):
+    """What a recipe is told of its model, whatever it trains it on."""
+
+    model: SpeechLMConfig
+    tokenizer: str | None = None  # folder or hub id; None: the LLM's own
+    augment: AugmentConfig | None = None
+    save: Literal["trained", "all"] = "trained"  # "all" makes a folder that needs no other
+    train: TrainConfig = TrainConfig()
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """What trains on what, at which rates, by which loss and for how long."""
+
+    data: DataConfig
+    groups: Mapping[str, GroupConfig]
+    loss: TokenLoss
+    train: TrainConfig
+    cached: Mapping[FeatureSpec, CachedFrames] = field(default_factory=dict)  # of encoders that need not run
+
+
+def fit(
+    model: SpeechLM, settings: ModelSettings, how: Fitting, *, run_dir: Path, say: Callable[[str], None]
+) -> TrainResult:
+    """Trains `model` in `run_dir`; returns how the run ended. run_dir/model is the best by dev score, or the last.
+
+    Raises: SonantError where settings, data or parts do not fit, before anything is trained.
+    """
+    tokenizer = ChatTokenizer.from_folder(resolve_part(settings.tokenizer or str(settings.model.llm.path)))
+    plan = FreezePlan(how.groups)
+    groups = plan.apply(model)
+    for row in plan.table(model):
+        start = f" from step {row.start_step}" if row.start_step else ""
+        say(f"{row.group:<14} {row.parameters:>13,} parameters  lr {row.lr:g}{start}")
+
+    augmenter = Augmenter(settings.augment) if settings.augment is not None else None
+    ears = Ears(model.specs_given(how.cached), model.audio_tokens, augmenter, cached=how.cached)
+    stream = make_stream(how.data, tokenizer, ears)
+    shares = ", ".join(f"{name} {share:.1%}" for name, share in stream.shares().items())
+    say(f"target tokens: {shares}; padding {stream.padding_share:.1%}")
+
+    result = train(
+        model,
+        stream,
+        loss=how.loss,
+        config=how.train,
+        groups=groups,
+        run_dir=run_dir,
+        validate=validator(how.data, Assistant(model, tokenizer, cached=how.cached)),
+        save_model=lambda folder: save_speech_lm(model, tokenizer, folder, include=settings.save),
+    )
+    if result.stopped is None and leads():
+        copy_speech_lm(run_dir / ("last" if result.best_step is None else "best"), run_dir / "model")
+    return result
