@@ -69,7 +69,7 @@ def _cast(split: Split, rng: random.Random) -> Speaker:
     speaker = rng.choice(speakers(split))
     if split != "train":
         return speaker
-    pitch, rate = round(rng.uniform(0.7, 1.3), 2), round(rng.uniform(0.94, 1.06), 2)
+    pitch, rate = round(rng.uniform(0.7, 1.3), 2), round(speaker.rate * rng.uniform(0.95, 1.05), 2)
     return replace(speaker, pitch=pitch, rate=rate, volume=speaker.volume * 10 ** (rng.uniform(-3, 3) / 20))
 
 
