@@ -27,7 +27,7 @@ def validator(
 
     composite: the mean over tasks of accuracy, where an error rate counts as 100 minus itself: no task may be traded
     for another. The trainer calls it with the model in eval mode. Without dev manifests there is none.
-    how: tasks that are scored otherwise than usual, by several metrics of which the first counts.
+    how: tasks that are scored otherwise than usual, by the mean of several metrics, none of them an error rate.
     """
     if not data.dev:
         return None
@@ -45,9 +45,10 @@ def validator(
                 raise EvaluationError(
                     f"dev rows of {task}: {result.headline} says nothing about them; do they lack 'target_language'?"
                 )
-            value = result.scores[result.headline]["system"].value
-            scores |= {f"{task} {name}": arms["system"].value for name, arms in result.scores.items() if own}
-            scores[f"{task} {result.headline}"] = value
+            counted = result.scores if own else {result.headline: result.scores[result.headline]}
+            values = {f"{task} {name}": arms["system"].value for name, arms in counted.items()}
+            scores |= values
+            value = sum(values.values()) / len(values)
             accuracies.append(value if result.higher_is_better else 100 - value)
         return scores | {"composite": sum(accuracies) / len(accuracies)}
 

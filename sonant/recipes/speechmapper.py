@@ -23,8 +23,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from sonant.audio.features import FeatureSpec
-from sonant.batch import Batch, CachedFrames, Example
+from sonant.batch import Batch, Example
 from sonant.chat.tokenizer import ChatTokenizer
 from sonant.config import Config
 from sonant.data.frame_cache import FrameCache
@@ -45,7 +44,7 @@ from sonant.models.parts import resolve_part
 from sonant.models.projector import Projector, build_projector, load_projector
 from sonant.models.speech_lm import SpeechLM
 from sonant.recipes.distillation import Instructions, write_distilled
-from sonant.recipes.staged import ProjectorStage, cached_frames, spoken_as, tell_costs
+from sonant.recipes.staged import ProjectorStage, Steps, cached_frames, keep_better, spoken_as, tell_costs
 from sonant.train.distributed import leads
 from sonant.train.trainer import TrainConfig, TrainResult, train
 
@@ -61,6 +60,7 @@ class AttachStage(ProjectorStage):
     """Stage 2."""
 
     loss: AttachConfig = AttachConfig()
+    trains: str = "*"  # of the adapter
     instructions: Instructions | None = None  # `data` gives clips, and the LLM the answers, under these instructions
 
 
@@ -87,11 +87,6 @@ class _Run:
     tokenizer: ChatTokenizer
     cache: FrameCache
     say: Callable[[str], None]
-
-    @property
-    def cached(self) -> dict[FeatureSpec, CachedFrames]:
-        """Whose frames are on disk."""
-        return {self.cache.spec: self.cache}
 
     @cached_property
     def retokenizers(self) -> dict[str, Callable[[Sequence[int]], list[int]]]:
@@ -125,7 +120,7 @@ def main(config: SpeechMapper, run_dir: Path, *, say: Callable[[str], None]) -> 
     load_projector(model, run_dir / "stage1" / ("last" if result.best_step is None else "best"))
     if leads():
         save_speech_lm(model, tokenizer, run_dir / "stage1" / "model", include=config.save)
-    costs = {"stage 1": (projector, mapping, MappingLoss(config.stage1.loss))}
+    costs: Steps = {"stage 1": (projector, mapping, MappingLoss(config.stage1.loss))}
     if config.stage2 is not None:
         attaching, result = learn_attached(run, config.stage2, projector, model, run_dir / "stage2")
         costs["stage 2"] = (model, attaching, AttachLoss(config.stage2.loss))
@@ -142,7 +137,9 @@ def learn_to_map(run: _Run, projector: Projector, run_dir: Path) -> tuple[Batch,
     Rows whose text does not fit into the output are left out, counted and told.
     """
     stage, spec, data = run.config.stage1, run.cache.spec, run.config.stage1.data_under(run.config.root)
-    ears = Ears([spec], lambda duration_s: math.ceil(duration_s * spec.frame_rate_hz), cached=run.cached)
+    ears = Ears(
+        [spec], lambda duration_s: math.ceil(duration_s * spec.frame_rate_hz), cached={run.cache.spec: run.cache}
+    )
     edit = partial(spoken_as, normalize=normalizer(stage.transcripts))
     stream = make_stream(data, run.tokenizer, ears, edit=edit, check=partial(refuse_misfit, run, projector))
     dev = dev_batches(data, run.tokenizer, ears, edit=edit)
@@ -152,7 +149,7 @@ def learn_to_map(run: _Run, projector: Projector, run_dir: Path) -> tuple[Batch,
         RetokenizedStream(stream, run.retokenizers) if run.config.also else stream,
         loss=MappingLoss(stage.loss),
         config=stage.train_config(run.config.train),
-        groups=stage.groups(projector, "heads.*"),
+        groups=stage.groups(projector, "*"),
         run_dir=run_dir,
         validate=(lambda step: nearest_scores(projector.read(dev), decode=run.tokenizer.decode)) if dev else None,
         save_model=projector.save,
@@ -168,16 +165,18 @@ def learn_attached(
 
     Also returns a batch of it. The same rows are left out as in stage 1.
     """
-    groups, data = stage.groups(model, "adapter.*"), stage.data_under(run.config.root)
-    assistant = Assistant(model, run.tokenizer, cached=run.cached)
+    groups, data = stage.groups(model, "adapter." + stage.trains), stage.data_under(run.config.root)
+    assistant = Assistant(model, run.tokenizer, cached={run.cache.spec: run.cache})
     if stage.instructions is not None:
         path = run_dir / "distilled.jsonl"
         if leads() and not path.exists():
             rows = (row for source in data.speech.values() for row in Manifest(Path(data.root, source.manifest)))
             write_distilled(assistant, map(spoken_as, rows), path, config=stage.instructions, say=run.say)
         data = data.model_copy(update={"speech": {"distilled": SourceConfig(manifest=str(path.absolute()))}})
-    ears = Ears(model.specs_given(run.cached), model.audio_tokens, cached=run.cached)
+    ears = Ears(model.specs_given((run.cache.spec,)), model.audio_tokens, cached={run.cache.spec: run.cache})
     stream = make_stream(data, run.tokenizer, ears, edit=spoken_as, check=partial(refuse_misfit, run, projector))
+    validate = validator(data, assistant, how=FOLLOWING)
+    start = validate(0) if validate is not None and stage.metric is not None else None
     result = train(
         model,
         stream,
@@ -185,11 +184,11 @@ def learn_attached(
         config=stage.train_config(run.config.train),
         groups=groups,
         run_dir=run_dir,
-        validate=validator(data, assistant, how=FOLLOWING),
+        validate=validate,
         save_model=lambda folder: save_speech_lm(model, run.tokenizer, folder, include=run.config.save),
     )
     if result.stopped is None and leads():
-        copy_speech_lm(run_dir / ("last" if result.best_step is None else "best"), run_dir / "model")
+        keep_better(stage, result, start, before=run_dir.parent / "stage1/model", run_dir=run_dir, say=run.say)
     return next(stream.steps()).batches[0], result
 
 

@@ -17,13 +17,16 @@ from sonant.config import Config
 from sonant.data.frame_cache import FrameCache, write_frame_cache
 from sonant.data.training_set import DataConfig
 from sonant.generate.encode import clip_encoder
+from sonant.models.checkpoint import copy_speech_lm
 from sonant.models.encoders.base import EncoderConfig
 from sonant.models.encoders.identity import encoded_spec
 from sonant.models.encoders.load import load_encoder
 from sonant.models.freeze import FreezePlan, GroupConfig
 from sonant.train.cost import cost_table, step_cost
 from sonant.train.optim import Schedule
-from sonant.train.trainer import Loss, TrainConfig
+from sonant.train.trainer import Loss, TrainConfig, TrainResult
+
+Steps = dict[str, tuple[nn.Module, Batch, Loss]]  # name -> what trains, on what, by which loss
 
 
 class Stage(Config):
@@ -94,7 +97,30 @@ def spoken_as(row: Conversation, *, normalize: Callable[[str], str] = str) -> Co
     return replace(row, messages=tuple(replace(m, parts=tuple(map(part, m.parts))) for m in row.messages))
 
 
-def tell_costs(steps: Mapping[str, tuple[nn.Module, Batch, Loss]], path: Path, *, say: Callable[[str], None]) -> None:
+def keep_better(
+    stage: Stage,
+    result: TrainResult,
+    start: Mapping[str, float] | None,
+    *,
+    before: Path,
+    run_dir: Path,
+    say: Callable[[str], None],
+) -> None:
+    """Makes run_dir/model: the stage's best, or its last if it has no metric; `before` if that scored better at start.
+
+    start: the scores of the model that the stage began with, which is the one in `before`.
+    """
+    kept = run_dir / ("last" if result.best_step is None else "best")
+    if start is not None and stage.metric is not None and result.best is not None:
+        gain = (result.best - start[stage.metric]) * (1 if stage.metric_mode == "max" else -1)
+        say(f"{stage.metric}: {start[stage.metric]:.4g} before, {result.best:.4g} at best")
+        if gain < 0:
+            kept = before
+            say("no step was as good as the model it began with, which is kept")
+    copy_speech_lm(kept, run_dir / "model")
+
+
+def tell_costs(steps: Steps, path: Path, *, say: Callable[[str], None]) -> None:
     """Measures a step of each kind (what trains, on what, by which loss), says it as a table and writes it as JSON."""
     costs = {name: step_cost(model, loss, batch) for name, (model, batch, loss) in steps.items()}
     path.write_text(json.dumps({name: asdict(cost) for name, cost in costs.items()}, indent=2) + "\n", encoding="utf-8")
