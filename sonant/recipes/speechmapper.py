@@ -44,7 +44,7 @@ from sonant.models.parts import resolve_part
 from sonant.models.projector import Projector, build_projector, load_projector
 from sonant.models.speech_lm import SpeechLM
 from sonant.recipes.distillation import Instructions, write_distilled
-from sonant.recipes.staged import ProjectorStage, Steps, cached_frames, keep_better, spoken_as, tell_costs
+from sonant.recipes.staged import ProjectorStage, Steps, cached_frames, device_of, keep_better, spoken_as, tell_costs
 from sonant.train.distributed import leads
 from sonant.train.trainer import TrainConfig, TrainResult, train
 
@@ -116,7 +116,7 @@ def main(config: SpeechMapper, run_dir: Path, *, say: Callable[[str], None]) -> 
     mapping, result = learn_to_map(run, projector, run_dir / "stage1")
     if result.stopped is not None:
         return result
-    model = build_speech_lm(config.model)
+    model = build_speech_lm(config.model).to(device_of(config.train))
     load_projector(model, run_dir / "stage1" / ("last" if result.best_step is None else "best"))
     if leads():
         save_speech_lm(model, tokenizer, run_dir / "stage1" / "model", include=config.save)

@@ -68,6 +68,13 @@ class ProjectorStage(Stage):
         return FreezePlan({"projector": group}).apply(model)
 
 
+def device_of(train: TrainConfig) -> str:
+    """Returns where this process computes: its GPU if there is one and it may, else the CPU."""
+    if train.device == "cpu" or not torch.cuda.is_available():
+        return "cpu"
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+
+
 def cached_frames(
     encoder: EncoderConfig, manifests: Iterable[Path], folder: Path, *, train: TrainConfig, say: Callable[[str], None]
 ) -> FrameCache:
@@ -77,8 +84,7 @@ def cached_frames(
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         loaded = load_encoder(encoder)
-        device = "cuda" if train.device != "cpu" and torch.cuda.is_available() else "cpu"
-        encode, spec = clip_encoder(loaded, device=device), encoded_spec(loaded)
+        encode, spec = clip_encoder(loaded, device=device_of(train)), encoded_spec(loaded)
         report = write_frame_cache(sorted({*manifests}), folder, encode=encode, spec=spec)
         say(f"frames: {report.clips:,} clips in {folder}, {report.new_clips:,} of them new")
         for name, fault in report.left_out.items():

@@ -33,12 +33,13 @@ def step_cost(model: nn.Module, loss: Loss, batch: Batch, *, repeats: int = 3) -
 
     Only parameters that require gradients are counted as trained.
     """
+    device = next(model.parameters()).device
+    there = batch.to(device)
 
     def step() -> None:
         model.zero_grad(set_to_none=True)
-        loss(model, batch).total.backward()
+        loss(model, there).total.backward()
 
-    device = next(model.parameters()).device
     step()  # what is made at the first use is no cost of a step
     with FlopCounterMode(display=False) as counter:
         step()
