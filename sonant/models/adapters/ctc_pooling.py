@@ -147,7 +147,7 @@ class CTCPoolingAdapter(nn.Module):
         size = int(output_lengths.max()) if len(lengths) else 1
         vectors = self.pool(hidden, logits, segment, heard, size=size)
         if self.voice is not None:
-            voice = self.voice(frames[..., -self.voice.norm.normalized_shape[0] :], lengths)
+            voice = self.voice(frames[..., -self.voice.norm.normalized_shape[0] :], lengths, output_lengths)
             vectors, output_lengths = torch.cat([voice.to(vectors.dtype), vectors], dim=1), output_lengths + 1
         return zero_padding(vectors, output_lengths), output_lengths
 

@@ -1,5 +1,7 @@
 """The voice vector: a part is a part of the clip, cosines are cosines, nothing is said at first."""
 
+import math
+
 import torch
 from small_adapters import build
 from torch import Tensor, nn
@@ -9,14 +11,15 @@ from sonant.models.adapters.ctc_pooling import CTCPoolingAdapter, CTCPoolingConf
 from sonant.models.adapters.voice import VoiceVector
 
 
-def by_hand(voice: VoiceVector, clip: Tensor) -> Tensor:
+def by_hand(voice: VoiceVector, clip: Tensor, num_tokens: int) -> Tensor:
     """The vector (D,) of one clip (T, dim), part by part."""
     size = len(clip)
     parts = [[t for t in range(size) if t * voice.num_parts // size == part] for part in range(voice.num_parts)]
     means = [clip[part].mean(0) for part in parts]
     pairs = [(i, j) for i in range(voice.num_parts) for j in range(i + 1, voice.num_parts)]
     cosines = torch.stack([torch.cosine_similarity(means[i], means[j], dim=0) for i, j in pairs])
-    return voice.mlp(torch.cat([voice.norm(clip.mean(0)), cosines]))
+    tempo = torch.tensor([math.log(size / num_tokens)])
+    return voice.mlp(torch.cat([voice.norm(clip.mean(0)), cosines, tempo]))
 
 
 def test_the_voice_vector_is_what_it_is_by_hand_in_any_company() -> None:
@@ -24,14 +27,15 @@ def test_the_voice_vector_is_what_it_is_by_hand_in_any_company() -> None:
     voice = VoiceVector(dim=5, out_dim=4, num_parts=3)
     nn.init.normal_(voice.mlp[-1].weight)
     frames, lengths = torch.randn(3, 11, 5), torch.tensor([11, 7, 3])
-    vectors = voice(frames, lengths)
-    for row, length in enumerate(lengths.tolist()):
-        torch.testing.assert_close(vectors[row, 0], by_hand(voice, frames[row, :length]))
+    counts = torch.tensor([4, 7, 1])
+    vectors = voice(frames, lengths, counts)
+    for row, (length, count) in enumerate(zip(lengths.tolist(), counts.tolist(), strict=True)):
+        torch.testing.assert_close(vectors[row, 0], by_hand(voice, frames[row, :length], count))
 
 
 def test_a_clip_of_fewer_frames_than_parts_still_has_a_vector() -> None:
     voice = VoiceVector(dim=5, out_dim=4, num_parts=4)
-    assert torch.isfinite(voice(torch.randn(2, 3, 5), torch.tensor([2, 0]))).all()
+    assert torch.isfinite(voice(torch.randn(2, 3, 5), torch.tensor([2, 0]), torch.tensor([1, 1]))).all()
 
 
 def test_the_voice_comes_before_the_tokens() -> None:
@@ -50,7 +54,8 @@ def test_the_voice_comes_before_the_tokens() -> None:
 
 
 def test_at_first_the_voice_says_nothing() -> None:
-    assert not VoiceVector(dim=5, out_dim=4, num_parts=4)(torch.randn(2, 9, 5), torch.tensor([9, 4])).any()
+    voice = VoiceVector(dim=5, out_dim=4, num_parts=4)
+    assert not voice(torch.randn(2, 9, 5), torch.tensor([9, 4]), torch.tensor([2, 2])).any()
 
 
 def test_the_voice_is_heard_by_the_last_encoder() -> None:
