@@ -23,6 +23,7 @@ from sonant.models.encoders.load import load_encoder
 from sonant.synth.world.text import Split
 from sonant.synth.world.voice_pairs import write_pairs
 
+NUM_CLIPS = {"train": 6000, "dev": 768, "test": 1536}
 NUM_PAIRS = {"train": 3000, "dev": 1200, "test": 1200}
 PAUSE_S = 0.35
 PARTS: dict[str, EncoderKind] = {"tiny/speaker-encoder": "tiny_speaker", "tiny/encoder": "tiny"}
@@ -41,7 +42,7 @@ class Heard:
 
 def measure(split: Split = "test") -> list[Figure]:
     folder = (RUNS / "voice_pairs").absolute()
-    paths = [write_pairs(folder, s, NUM_PAIRS[s]) for s in ("train", split)]
+    paths = [write_pairs(folder, s, num_clips=NUM_CLIPS[s], num_pairs=NUM_PAIRS[s]) for s in ("train", split)]
     figures = []
     for part, kind in PARTS.items():
         encoder = load_encoder(EncoderConfig(kind=kind, path=part))

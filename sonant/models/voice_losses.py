@@ -1,9 +1,9 @@
 """What a speaker encoder is taught by: pairs of clips, apart and joined, read through linear heads.
 
-    clip a ─┬───────────────── frames ── mean ─▶ throat · manner · one speaker
+    clip a ─┬───────────────── frames ── mean ─▶ speaker · throat · manner · one speaker
     clip b ─┴─ a ‥pause‥ b ── frames ─┬─ mean ─▶ one speaker or two?        each frame ─▶ still the first voice?
-               or b ‥‥ a              └─ mean of each clip, or of a second of it ─▶ throat (cosine with a margin),
-                                         same speaker as any other of the batch (cosine), manner
+               or b ‥‥ a              └─ mean of each clip, or of a second of it ─▶ speaker and throat (cosine with
+                                         a margin), same speaker as any other of the batch (cosine), manner
 
 Every head is linear on means of frames, so what they learn an adapter can read.
 Source: additive margin softmax (Wang et al. 2018).
@@ -30,10 +30,11 @@ class VoiceLossConfig(Config):
     """Weights of the parts, and how pairs are joined."""
 
     pause_s: tuple[float, float] = (0.2, 0.5)
-    margin: float = 0.1  # of the cosine to one's own throat
+    margin: float = 0.1  # of the cosine to one's own speaker or throat
     scale: float = 20.0
+    speaker: float = 0.3
     throat: float = 1.0
-    same: float = 1.5
+    same: float = 1.0
     manner: float = 4.0
     alone: float = 2.0
     still: float = 1.0
@@ -51,9 +52,10 @@ class VoiceTruth:
 class VoiceStudent(nn.Module):
     """The encoder and the heads that it is taught through."""
 
-    def __init__(self, encoder: TinySpeakerEncoder, *, num_throats: int, num_manners: int) -> None:
+    def __init__(self, encoder: TinySpeakerEncoder, *, num_speakers: int, num_throats: int, num_manners: int) -> None:
         super().__init__()
         self.encoder = encoder
+        self.speakers = nn.Parameter(torch.randn(num_speakers, encoder.dim))
         self.throats = nn.Parameter(torch.randn(num_throats, encoder.dim))
         self.manner = nn.Linear(encoder.dim, num_manners)
         self.alone = nn.Linear(encoder.dim, 1)  # of a whole recording: is there only one speaker?
@@ -140,6 +142,7 @@ class VoiceLoss:
         only = torch.cat([one_speaker, torch.ones(num)])
         shares = torch.tensor([1.0, 0.2]).repeat_interleave(num)  # a clip by itself is easy
         losses = {
+            "speaker": self._nearest(everything, student.speakers, speakers),
             "throat": self._nearest(everything, student.throats, throats),
             "same": _same(means, speakers, throats, student.same),
             "manner": F.cross_entropy(student.manner(everything), manners),

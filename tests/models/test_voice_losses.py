@@ -35,7 +35,7 @@ TRUTHS = {
 def student() -> VoiceStudent:
     torch.manual_seed(0)
     encoder = TinySpeakerEncoder(EncoderConfig(kind="tiny_speaker", architecture=SMALL))
-    return VoiceStudent(encoder, num_throats=2, num_manners=4)
+    return VoiceStudent(encoder, num_speakers=3, num_throats=2, num_manners=4)
 
 
 def batch_of(lengths: list[int], ids: tuple[str, ...] = ("same", "other")) -> Batch:
@@ -135,13 +135,13 @@ def test_frames_of_the_second_clip_ask_whether_the_voice_is_still_the_first() ->
 
 
 def test_the_total_is_the_weighted_sum_of_its_parts_and_every_weight_learns(student: VoiceStudent) -> None:
-    config = VoiceLossConfig(throat=0.5, manner=2.0)
+    config = VoiceLossConfig(speaker=0.5, manner=2.0)
     loss = VoiceLoss(TRUTHS, spec=student.encoder.feature_spec, config=config)
     out = loss(student, batch_of([120, 60, 33, 150]))
     assert out.weight == 2
     expected = sum(getattr(config, name) * value for name, (value, _) in out.parts.items())
     torch.testing.assert_close(out.total.detach(), torch.as_tensor(expected))
-    assert set(out.parts) == {"throat", "same", "manner", "alone", "still"}
+    assert set(out.parts) == {"speaker", "throat", "same", "manner", "alone", "still"}
     out.total.backward()
     assert not [name for name, p in student.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
 

@@ -10,17 +10,20 @@ are spoken in one manner (task "verification"), half in any two ("verification_m
 
 import os
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from sonant.chat.messages import AudioPart, Conversation, assistant, user
 from sonant.data import manifest
+from sonant.errors import SynthesisError
 from sonant.synth.tts import SpeechRequest, load_synthesizer, speak
 from sonant.synth.world.speakers import MANNERS, Manner, Speaker, manner_request, speakers
 from sonant.synth.world.text import Split, speech_texts
 
-NUM_PAIRS = {"train": 5000, "dev": 1200}
+NUM_TRAIN_CLIPS, NUM_TRAIN_PAIRS = 6000, 9000
+NUM_DEV_CLIPS, NUM_DEV_PAIRS = 768, 1200
 _MIN_WORDS, _MAX_WORDS = 3, 8  # long enough to be known by the voice, short enough to train on thousands
 
 
@@ -37,45 +40,56 @@ def make_voice_pairs(out_folder: str | os.PathLike[str], *, tell: Callable[[str]
     Raises: EngineError if espeak is not installed.
     """
     out = Path(out_folder).absolute()
-    tell(f"speaking {2 * sum(NUM_PAIRS.values()):,} clips (espeak)")
-    return write_pairs(out, "train", NUM_PAIRS["train"]), write_pairs(out, "dev", NUM_PAIRS["dev"])
+    tell(f"speaking {NUM_TRAIN_CLIPS + NUM_DEV_CLIPS:,} clips (espeak)")
+    train = write_pairs(out, "train", num_clips=NUM_TRAIN_CLIPS, num_pairs=NUM_TRAIN_PAIRS)
+    return train, write_pairs(out, "dev", num_clips=NUM_DEV_CLIPS, num_pairs=NUM_DEV_PAIRS)
 
 
-def write_pairs(out: Path, split: Split, num_pairs: int) -> Path:
-    """Returns the manifest of a split: one speaker and two in turn; two pairs in one manner, then two in any."""
+def write_pairs(out: Path, split: Split, *, num_clips: int, num_pairs: int) -> Path:
+    """Returns the manifest of `num_pairs` pairs among `num_clips` clips; every speaker and manner has as many clips.
+
+    Raises: SynthesisError if some speaker has no two clips in one manner.
+    """
+    if num_clips < (least := 2 * len(speakers(split)) * len(MANNERS)):
+        raise SynthesisError(
+            f"{num_clips} clips are too few for pairs of one speaker in one manner; make at least {least}"
+        )
     rng = random.Random(f"voice pairs {split}")
-    texts = (t for t in speech_texts(split, 6 * num_pairs, seed=77) if _MIN_WORDS <= len(t.split()) <= _MAX_WORDS)
-    pairs = []
-    for index, first_text, second_text in zip(range(num_pairs), texts, texts, strict=False):
-        first, manner = _cast(split, rng), rng.choice(MANNERS)
-        second, other_manner = first, manner if index % 4 < 2 else rng.choice(MANNERS)
-        while index % 2 == 1 and not first.differs(second):
-            second = _cast(split, rng)
-        said = ((first_text, first, manner), (second_text, second, other_manner))
-        pairs.append([_Clip(manner_request(text, who, how, rng), who, how) for text, who, how in said])
-    clips = [clip.request for pair in pairs for clip in pair]
-    paths = speak(load_synthesizer("espeak"), clips, folder=out / "clips")
+    texts = (
+        text for text in speech_texts(split, 3 * num_clips, seed=77) if _MIN_WORDS <= len(text.split()) <= _MAX_WORDS
+    )
+    clips = []
+    for index, text in zip(range(num_clips), texts, strict=False):
+        speaker = speakers(split)[index % len(speakers(split))]
+        manner = MANNERS[index // len(speakers(split)) % len(MANNERS)]
+        clips.append(_Clip(manner_request(text, speaker, manner, rng), speaker, manner))
+    paths = speak(load_synthesizer("espeak"), [clip.request for clip in clips], folder=out / "clips")
+    files = {clip.request: path for clip, path in zip(clips, paths, strict=True)}
     path = out / split / "pairs.jsonl"
-    rows = [_row(pair, paths[2 * i : 2 * i + 2], f"{split}-{i:05}") for i, pair in enumerate(pairs)]
-    manifest.write(path, rows)
+    manifest.write(path, [_row(pair, files, f"{split}-{i:05}") for i, pair in enumerate(_pairs(clips, num_pairs, rng))])
     return path
 
 
-def _cast(split: Split, rng: random.Random) -> Speaker:
-    """A speaker of the split; in training one that was never heard before, in a known voice.
+def _pairs(clips: Sequence[_Clip], num_pairs: int, rng: random.Random) -> list[tuple[_Clip, _Clip]]:
+    """One speaker and two in turn; two pairs in one manner, then two in any."""
+    groups: dict[Hashable, list[_Clip]] = defaultdict(list)
+    for clip in clips:
+        for key in (None, clip.manner, clip.speaker, (clip.speaker, clip.manner)):
+            groups[key].append(clip)
+    pairs: list[tuple[_Clip, _Clip]] = []
+    while len(pairs) < num_pairs:
+        first = rng.choice(clips)
+        of_one_manner, of_one_speaker = len(pairs) % 4 < 2, len(pairs) % 2 == 0
+        by_speaker: Hashable = (first.speaker, first.manner) if of_one_manner else first.speaker
+        second = rng.choice(groups[by_speaker if of_one_speaker else first.manner if of_one_manner else None])
+        if second.request.text != first.request.text and (of_one_speaker or first.speaker.differs(second.speaker)):
+            pairs.append((first, second))
+    return pairs
 
-    Else an encoder learns by heart which voice has which pitch, and takes a manner for it in a voice it does not know.
-    """
-    speaker = rng.choice(speakers(split))
-    if split != "train":
-        return speaker
-    pitch, rate = round(rng.uniform(0.7, 1.3), 2), round(speaker.rate * rng.uniform(0.95, 1.05), 2)
-    return replace(speaker, pitch=pitch, rate=rate, volume=speaker.volume * 10 ** (rng.uniform(-3, 3) / 20))
 
-
-def _row(pair: Sequence[_Clip], paths: Sequence[Path], id: str) -> Conversation:
+def _row(pair: tuple[_Clip, _Clip], files: dict[SpeechRequest, Path], id: str) -> Conversation:
     a, b = pair
-    parts = [AudioPart(path=f"../clips/{p.name}", transcript=c.request.text) for p, c in zip(paths, pair, strict=True)]
+    parts = [AudioPart(path=f"../clips/{files[c.request].name}", transcript=c.request.text) for c in pair]
     return Conversation(
         (user(*parts), assistant("yes" if a.speaker == b.speaker else "no")),
         id=id,
