@@ -42,6 +42,8 @@ def measure() -> list[Figure]:
     figures = _timed() + _depths()
     ours = {stage: [_scores(_trained("tiny", seed), stage) for seed in SEEDS] for stage in ("stage1", "stage2")}
     figures += _reached(ours)
+    last = [_scores(_trained("tiny", seed), "stage2", "last") for seed in SEEDS]
+    figures += _beside("ours, stage 2 whether better on dev or not", last)
     arms = {
         "ASR prompts alone in stage 2": (_again("asr", ASR_ONLY), "stage2"),
         "CTC head borrowed from the encoder": (_trained("tiny", 0, name="borrowed", settings=_ALONE), "stage1"),
@@ -139,13 +141,13 @@ def _costs(depth: int) -> dict[str, StepCost]:
     }
 
 
-def _scores(folder: Path, stage: str) -> dict[str, Any]:
+def _scores(folder: Path, stage: str, model: str = "model") -> dict[str, Any]:
     """Task -> metric -> arm -> value, on the test split, measured once."""
-    out = folder / stage / "test"
+    out = folder / stage / f"test_{model}"
     if not (out / "results.json").exists():
-        model = Assistant.from_folder(folder / stage / "model")
+        assistant = Assistant.from_folder(folder / stage / model)
         rows = [WORLD / f"test/{task}.jsonl" for task, _ in SCORES]
-        evaluate(model, rows, out, recognizer=CTCRecognizer.from_parts())
+        evaluate(assistant, rows, out, recognizer=CTCRecognizer.from_parts())
     results = json.loads((out / "results.json").read_text())
     return {
         task: {name: {arm: score["value"] for arm, score in arms.items()} for name, arms in result["metrics"].items()}
