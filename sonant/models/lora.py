@@ -34,7 +34,7 @@ _SHARED_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 _NAME = "default"
 # The scale of each LLM whose LoRA waits for one. A context variable and no attribute: two requests that take turns, or
 # two threads, keep their own.
-_SCALES: ContextVar[Mapping[nn.Module, Tensor]] = ContextVar("lora_scales", default=MappingProxyType({}))  # noqa: B039
+_SCALES: ContextVar[Mapping[nn.Module, Tensor]] = ContextVar("lora_scales", default=MappingProxyType({}))
 
 
 class LoraConfig(Config):
@@ -170,7 +170,9 @@ def merge_lora(llm: nn.Module) -> None:
     named = [(name, module) for name, module in llm.named_modules() if isinstance(module, LoraLayer)]
     if not named:
         raise ModelError("there is no LoRA to merge in this LLM")
-    if any(getattr(hook, "func", None) is _scaled for _, m in named for hook in m.lora_B[_NAME]._forward_hooks.values()):
+    if any(
+        getattr(hook, "func", None) is _scaled for _, m in named for hook in m.lora_B[_NAME]._forward_hooks.values()
+    ):
         raise ModelError(
             "this LoRA cannot be merged: each prompt gives it another scale (prompt_lora), so there is no one weight "
             "to add it to; use the checkpoint as it is, or train with prompt_lora.form fixed"

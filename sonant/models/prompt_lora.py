@@ -1,7 +1,7 @@
 """Prompt-aware LoRA: how strongly LoRA speaks up is read off the written question.
 
-    "prompt" ── LLM, LoRA off ──▶ H ── W2 GELU(W1 H + b1) + b2 ──▶ Z ── pooled over tokens ──▶ v ── form ──▶ s
-    y = W x + s * alpha / rank * B A x        in every LoRA layer, at every position, for this row alone
+"prompt" ── LLM, LoRA off ──▶ H ── W2 GELU(W1 H + b1) + b2 ──▶ Z ── pooled over tokens ──▶ v ── form ──▶ s
+y = W x + s * alpha / rank * B A x        in every LoRA layer, at every position, for this row alone
 """
 
 from typing import Literal

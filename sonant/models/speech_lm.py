@@ -123,7 +123,7 @@ class SpeechLM(nn.Module):
         return int(adapter.output_lengths(torch.stack(frames).amin(0)))
 
     def train(self, mode: bool = True) -> Self:
-        """Sets the mode of every part, but an encoder that is frozen, or trains its `layer_weights` alone, stays in eval.
+        """Sets the mode of every part; an encoder that is frozen, or trains `layer_weights` alone, stays in eval mode.
 
         Dropout inside it would be noise that nothing learns to live with.
         """

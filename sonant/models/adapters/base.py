@@ -8,12 +8,14 @@ from torch import Tensor
 
 from sonant.errors import ModelError
 from sonant.models.adapters.conformer import ConformerAdapter, ConformerConfig
+from sonant.models.adapters.conv_glu import ConvGLUAdapter, ConvGLUConfig
 from sonant.models.adapters.conv_transformer import ConvTransformerAdapter, ConvTransformerConfig
 from sonant.models.adapters.ctc_pooling import CTCPoolingAdapter, CTCPoolingConfig
 from sonant.models.adapters.stack_mlp import StackMLPAdapter, StackMLPConfig
 
 AdapterConfig = Annotated[
-    StackMLPConfig | ConformerConfig | CTCPoolingConfig | ConvTransformerConfig, pydantic.Field(discriminator="kind")
+    StackMLPConfig | ConformerConfig | CTCPoolingConfig | ConvTransformerConfig | ConvGLUConfig,
+    pydantic.Field(discriminator="kind"),
 ]
 
 
@@ -52,6 +54,8 @@ def build_adapter(
             if size is None:
                 raise ModelError("adapter ctc_pooling: its vocabulary is not known; set adapter.vocab_size")
             return CTCPoolingAdapter(config, in_dims=in_dims, out_dim=out_dim, vocab_size=size)
+        case ConvGLUConfig():
+            return ConvGLUAdapter(config, in_dims=in_dims, out_dim=out_dim)
         case ConvTransformerConfig():
             return ConvTransformerAdapter(config, in_dim=sum(in_dims), out_dim=out_dim)
         case _:

@@ -27,6 +27,7 @@ class EncoderConfig(Config):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     num_layers: int | None = None  # keep the first layers only (and the final norm); None: all of them
     pad_to_30s: bool = False  # whisper only: encode 30 s however short the clip is, as its authors do
+    weighted_states: bool = False  # wavlm only: the sum of all its states by trained `layer_weights`, not the last one
     length_adapter: bool = True  # seamless only: False ends at the last layer, 50 Hz, as SpeechMapper does
     average: int = pydantic.Field(default=1, gt=0)  # one frame is the mean of so many: a lower rate
 
@@ -36,6 +37,8 @@ class EncoderConfig(Config):
             raise ValueError(f"encoder {self.kind}: give either `path` (weights) or `architecture` (random weights)")
         if self.pad_to_30s and self.kind != "whisper":
             raise ValueError(f"encoder {self.kind}: pad_to_30s is an option of whisper only; remove it")
+        if self.weighted_states and self.kind != "wavlm":
+            raise ValueError(f"encoder {self.kind}: weighted_states is an option of wavlm only; remove it")
         if not self.length_adapter and self.kind != "seamless":
             raise ValueError(f"encoder {self.kind}: length_adapter is an option of seamless only; remove it")
         return self

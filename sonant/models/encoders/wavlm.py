@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from sonant.audio.features import FeatureSpec
 from sonant.errors import ModelError
 from sonant.models.encoders.base import EncoderConfig, conv_lengths, valid_mask, zero_padding
+from sonant.models.encoders.weighted import layer_weights, weighted_sum
 from sonant.models.parts import PartClass, architecture_of, load_part
 
 _PART = PartClass(
@@ -26,6 +27,7 @@ class WavLMEncoder(nn.Module):
 
     Models whose first layer normalises over time ("group", the base ones) take the mean and variance over the clip's
     own samples, never over padding. Models with layer norm (the large ones) read samples of zero mean, unit variance.
+    With `weighted_states` frames are the layer-weighted sum of what the first layer reads and all layers give.
     Source: Chen et al. 2022, through transformers' `WavLMModel`; equal to it on one clip without padding.
     """
 
@@ -39,6 +41,7 @@ class WavLMEncoder(nn.Module):
             num_layers=config.num_layers,
         )
         settings = self.model.config
+        self.layer_weights = layer_weights(settings.num_hidden_layers + 1) if config.weighted_states else None
         if settings.add_adapter:
             raise ModelError("wavlm: add_adapter=true is not supported; choose a checkpoint without it")
         self.architecture = architecture_of(settings)
@@ -68,8 +71,26 @@ class WavLMEncoder(nn.Module):
         with warnings.catch_warnings():
             # transformers gives torch a float bias beside a bool padding mask; both are right.
             warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask")
-            hidden = self.model.encoder(hidden, attention_mask=mask).last_hidden_state
-        return zero_padding(hidden, output_lengths)
+            if self.layer_weights is None:
+                read = self.model.encoder(hidden, attention_mask=mask).last_hidden_state
+            else:
+                read = weighted_sum(self._states(hidden, mask), self.layer_weights)
+        return zero_padding(read, output_lengths)
+
+    def _states(self, hidden: Tensor, mask: Tensor) -> list[Tensor]:
+        """What the first layer reads and what every layer gives, (A, T, dim) each; the last one as frames else are.
+
+        transformers' own loop, which keeps no states (its recorder sits above the part that is replaced here).
+        """
+        encoder, norm_first = self.model.encoder, not self.model.config.do_stable_layer_norm
+        hidden = hidden.masked_fill(~mask[..., None], 0)
+        hidden = hidden + encoder.pos_conv_embed(hidden)
+        hidden = encoder.dropout(encoder.layer_norm(hidden) if norm_first else hidden)
+        states, bias = [hidden], None
+        for index, layer in enumerate(encoder.layers):
+            hidden, bias = layer(hidden, attention_mask=mask, position_bias=bias, index=index)
+            states.append(hidden)
+        return states if norm_first else [*states[:-1], encoder.layer_norm(states[-1])]
 
     def _convolve(self, samples: Tensor, lengths: Tensor) -> Tensor:
         """(A, S) -> (A, T, C): transformers' feature extractor, but for the norm over time, which skips padding."""

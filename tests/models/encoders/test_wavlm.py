@@ -34,3 +34,33 @@ def test_a_checkpoint_with_an_adapter_is_refused(architecture: Any) -> None:
     config = EncoderConfig(kind="wavlm", architecture=architecture("wavlm", add_adapter=True))
     with pytest.raises(ModelError, match="add_adapter=true is not supported"):
         WavLMEncoder(config)
+
+
+@pytest.mark.parametrize("norm", ["group", "layer"])
+def test_equal_layer_weights_give_the_mean_of_all_states(norm: str, architecture: Any) -> None:
+    torch.manual_seed(0)
+    shape = architecture("wavlm", feat_extract_norm=norm, do_stable_layer_norm=norm == "layer")
+    encoder = WavLMEncoder(EncoderConfig(kind="wavlm", architecture=shape, weighted_states=True)).eval()
+    samples = torch.randn(1, 3001)
+    read = encoder.model(samples, output_hidden_states=True)
+    states = [*read.hidden_states[:-1], read.last_hidden_state]  # the last one after the final norm, if there is one
+    assert len(states) == shape["num_hidden_layers"] + 1
+    frames = encoder(samples, torch.tensor([3001]))
+    torch.testing.assert_close(frames, torch.stack(states).mean(0), atol=1e-5, rtol=0)
+    frames.square().sum().backward()
+    assert encoder.layer_weights is not None
+    assert encoder.layer_weights.grad.abs().min() > 0
+
+
+def test_clips_of_weighted_states_are_the_same_alone_and_in_company(architecture: Any) -> None:
+    torch.manual_seed(0)
+    encoder = WavLMEncoder(EncoderConfig(kind="wavlm", architecture=architecture("wavlm"), weighted_states=True)).eval()
+    samples = torch.randn(2, 4000)
+    frames = encoder(samples, torch.tensor([4000, 2000]))
+    alone = encoder(samples[1:, :2000], torch.tensor([2000]))
+    torch.testing.assert_close(frames[1, : alone.shape[1]], alone[0], atol=1e-5, rtol=0)
+
+
+def test_weighted_states_are_an_option_of_wavlm_alone() -> None:
+    with pytest.raises(ValueError, match="weighted_states is an option of wavlm only"):
+        EncoderConfig(kind="tiny", path="tiny/encoder", weighted_states=True)
