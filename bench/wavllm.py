@@ -1,8 +1,13 @@
-"""WavLLM on the tiny world: two stages, three seeds, and the arms that its prompt adapter has to beat."""
+"""WavLLM on the tiny world: stage 1 over three seeds, then stage 2 and the arms that its prompt adapter has to beat.
+
+Runs that are there are measured, and what is missing is said. BENCH_TRAIN=1 trains it: an hour of two cores.
+"""
 
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +30,10 @@ from sonant.generate.recognizer import CTCRecognizer
 from sonant.generate.sampling import GenerationConfig
 from sonant.synth.world.wavllm import make_wavllm_world
 
-FOLDER, SEEDS = RUNS / "wavllm", (0, 1, 2)
+FOLDER = RUNS / "wavllm"
+WORLD = FOLDER / "world"
+SEEDS, SEEDS_OF_STAGE2 = (0, 1, 2), (0,)
 PLAIN = ("stage2.prompt_lora=null", "stage2.groups.prompt_adapter=null")
-SEMANTIC = ("model.encoders=[{kind: tiny, path: tiny/encoder}]",)
 # What follows stage 1, which all arms of a seed share. more_rank: as many parameters as the prompt adapter has.
 ARMS: Mapping[str, Sequence[str]] = {
     "prompt": (),
@@ -41,33 +47,45 @@ ANSWER = GenerationConfig(max_new_tokens=96)
 
 
 def measure() -> list[Figure]:
-    make_wavllm_world(FOLDER / "world")
-    runs = {arm: [trained(arm, seed) for seed in SEEDS] for arm in ARMS}
-    stage1 = [Examined(trained("prompt", seed) / "stage1") for seed in SEEDS]
-    arms = {arm: [Examined(run) for run in found] for arm, found in runs.items()}
-    return [
-        *_cost(runs["prompt"]),
-        *_speakers(arms["prompt"], Examined(trained("semantic", 0))),
-        *_combined(arms, stage1),
-        *_wordings(arms["prompt"]),
-        *_text(arms),
-        *_single(arms["prompt"]),
-        *_chains(arms["prompt"]),
-    ]
+    if os.environ.get("BENCH_TRAIN"):
+        train()
+    stage1 = [run for seed in SEEDS if (run := Examined(FOLDER / f"prompt{seed}" / "stage1")).exists]
+    arms = {arm: [run for seed in SEEDS_OF_STAGE2 if (run := Examined(FOLDER / f"{arm}{seed}")).exists] for arm in ARMS}
+    if not stage1:
+        return [Figure("WavLLM", "three seeds", f"not measured: no run in {FOLDER}; BENCH_TRAIN=1 trains them")]
+    ours = arms.pop("prompt")
+    figures = [Figure("seeds", "3", f"stage 1: {len(stage1)}, stage 2: {len(ours)}"), *_cost([*stage1, *ours])]
+    semantic = [run for run in [Examined(FOLDER / "semantic0" / "stage1")] if run.exists]
+    for name, runs in {"stage 1": stage1, "semantic encoder alone, stage 1": semantic, "stage 2": ours}.items():
+        figures += _speakers(name, runs) if runs else [_missing(name)]
+    for name, runs in {"stage 1": stage1, "stage 2": ours}.items():
+        figures += [*_text(name, runs), *_single(name, runs), *_wordings(name, runs)] if runs else []
+    if ours:
+        figures += _combined(ours, {"stage 1": stage1, **arms})
+        figures += _chains(ours)
+        figures += [figure for arm, runs in arms.items() if runs for figure in _text(arm, runs)]
+    return figures
 
 
-def trained(arm: str, seed: int) -> Path:
-    """Returns the folder of a finished run, running it (and the stage 1 that it begins with) if it is not there yet."""
-    run = FOLDER / f"{arm}{seed}"
-    settings = [f"root={FOLDER / 'world'}", f"train.seed={seed}", f"stage1.data.plan.seed={seed}"]
-    settings.append(f"stage2.data.plan.seed={seed}")
-    if arm == "semantic":
-        settings += [*SEMANTIC, "stage2=null"]
-    elif arm != "prompt":
-        settings += [*ARMS[arm], f"begin={trained('prompt', seed) / 'stage1' / 'model'}"]
-    if not (run / "model").exists():
-        finish([SONANT, "train", "wavllm", "tiny", *settings, "--out", str(run), "--resume"])
-    return run
+def train() -> None:
+    """Makes the world and every run that is not there; arms begin with their seed's stage 1."""
+    make_wavllm_world(WORLD)
+    for seed in SEEDS:
+        _run(f"prompt{seed}", seed, [] if seed in SEEDS_OF_STAGE2 else ["stage2=null"])
+    _run("semantic0", 0, ["model.encoders=[{kind: tiny, path: tiny/encoder}]", "stage2=null"])
+    for arm, settings in ARMS.items():
+        for seed in SEEDS_OF_STAGE2:
+            begin = FOLDER / f"prompt{seed}" / "stage1" / "model"
+            _run(f"{arm}{seed}", seed, [*settings, f"begin={begin}"] if arm != "prompt" else [])
+
+
+def _run(name: str, seed: int, settings: Sequence[str]) -> None:
+    if not Examined(FOLDER / name).exists:
+        seeds = [f"train.seed={seed}", f"stage1.data.plan.seed={seed}"]
+        if "stage2=null" not in settings:
+            seeds.append(f"stage2.data.plan.seed={seed}")
+        command = [SONANT, "train", "wavllm", "tiny", f"root={WORLD}", *seeds, *settings]
+        finish([*command, "--out", str(FOLDER / name), "--resume"])
 
 
 @dataclass(frozen=True)
@@ -76,48 +94,55 @@ class Examined:
 
     run: Path
 
-    def rows(self, name: str, *, limit: int | None = ROWS) -> list[Conversation]:
-        """The first rows of a test set."""
-        return list(Manifest(FOLDER / "world" / "test" / f"{name}.jsonl"))[:limit]
+    @property
+    def exists(self) -> bool:
+        """Whether it has come to its end."""
+        return (self.run / "model" / "checksums.json").exists()
 
     def answers(self, name: str, prompts: Sequence[Conversation], *, lora: bool = True) -> list[str]:
         """What the model says, asked once."""
 
         def ask() -> list[str]:
-            replies = self.assistant.replies(list(prompts), config=ANSWER, lora=lora)
-            return [reply.text for reply in replies]
+            return [reply.text for reply in self.model().replies(list(prompts), config=ANSWER, lora=lora)]
 
-        return self._kept(name, ask)
+        return list(self.kept(name, ask))
 
     def score(self, name: str, metric: str, *, limit: int | None = ROWS, wording: Wording | None = None) -> float:
         """One metric of a test set, in per cent."""
-        rows = self.rows(name, limit=limit)
+        rows = rows_of(name)[:limit]
         prompts = [reworded(row, wording) if wording else row.prompt() for row in rows]
-        answers = self.answers(f"{name} {wording.name if wording else ''} {limit}", prompts)
-        return score_of(rows, answers, metric)
+        return score_of(rows, self.answers(f"{name} {wording.name if wording else ''} {limit}", prompts), metric)
 
     def eer(self, name: str) -> float:
-        """The equal error rate (%) of the likelihoods of yes and no."""
-        rows, choices = self.rows(name, limit=None), ("yes", "no")
+        """The equal error rate (%) by the likelihoods of yes and no."""
+        rows = rows_of(name)
 
         def ask() -> list[list[float]]:
-            return choice_scores(self.assistant, [row.prompt() for row in rows], choices).tolist()
+            scores: list[list[float]] = choice_scores(
+                self.model(), [row.prompt() for row in rows], ("yes", "no")
+            ).tolist()
+            return scores
 
-        scores = np.array(self._kept(f"{name} choices", ask))
+        scores = np.array(self.kept(f"{name} choices", ask))
         is_one = np.array([row.reference == "yes" for row in rows])
         return equal_error_rate(scores[:, 0] - scores[:, 1], is_one).score.value
 
-    @property
-    def assistant(self) -> Assistant:
+    def model(self) -> Assistant:
         """The model, read anew."""
         return Assistant.from_folder(self.run / "model")
 
-    def _kept(self, name: str, ask: Any) -> Any:
-        path = self.run / "answers" / f"{name.strip().replace(' ', '-')}.json"
+    def kept(self, name: str, ask: Callable[[], Any]) -> Any:
+        """What `ask` gave, if it was ever asked."""
+        path = self.run / "answers" / f"{'-'.join(name.split())}.json"
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
             path.write_text(json.dumps(ask()), encoding="utf-8")
         return json.loads(path.read_text(encoding="utf-8"))
+
+
+def rows_of(name: str) -> list[Conversation]:
+    """Returns a test set."""
+    return list(Manifest(WORLD / "test" / f"{name}.jsonl"))
 
 
 def score_of(rows: Sequence[Conversation], answers: Sequence[str], metric: str) -> float:
@@ -126,104 +151,105 @@ def score_of(rows: Sequence[Conversation], answers: Sequence[str], metric: str) 
     return score_task(task, rows, {"system": list(answers)}, how=task_named(task)).scores[metric]["system"].value
 
 
-def _cost(runs: Sequence[Path]) -> list[Figure]:
-    minutes = [sum(_seconds(run / stage) for stage in ("stage1", "stage2")) / 60 for run in runs]
-    return [at_most("both stages, wall (beside other work)", 10, minutes, "min")]
+def _missing(name: str) -> Figure:
+    return Figure(name, "report", f"not measured: no such run in {FOLDER}")
 
 
-def _seconds(run: Path) -> float:
-    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    return float(sum(line["seconds"] for line in lines if "loss" in line))
+def _cost(runs: Sequence[Examined]) -> list[Figure]:
+    def minutes(run: Path) -> float:
+        lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+        return float(sum(line["seconds"] for line in lines if "loss" in line)) / 60
+
+    logs = [
+        log.parent for run in runs for log in [run.run / "log.jsonl", run.run / "stage2" / "log.jsonl"] if log.exists()
+    ]
+    return [reported(f"{log.parent.name}/{log.name}, wall beside other work", [minutes(log)], "min") for log in logs]
 
 
-def _speakers(ours: Sequence[Examined], semantic: Examined) -> list[Figure]:
+def _speakers(name: str, runs: Sequence[Examined]) -> list[Figure]:
+    eer = [run.eer("verification") for run in runs]
+    manner = [run.score("manner", "unweighted_accuracy", limit=None) for run in runs]
+    what = f"verification EER, unseen speakers, {name}", f"manner, unseen speakers, {name}"
+    if "alone" in name:
+        return [reported(what[0], eer, "%"), reported(what[1], manner, "%")]
+    each = [run.eer("verification_manners") for run in runs]
     return [
-        at_most("verification EER, unseen speakers", 5, [each.eer("verification") for each in ours], "%"),
-        reported("the same, semantic encoder alone", [semantic.eer("verification")], "%"),
-        reported("EER, both parts in a manner of their own", [each.eer("verification_manners") for each in ours], "%"),
-        at_least(
-            "manner, unseen speakers",
-            90,
-            [each.score("manner", "unweighted_accuracy", limit=None) for each in ours],
-            "%",
-        ),
-        reported(
-            "the same, semantic encoder alone", [semantic.score("manner", "unweighted_accuracy", limit=None)], "%"
-        ),
+        at_most(what[0], 5, eer, "%"),
+        reported(f"EER, both parts in a manner of their own, {name}", each, "%"),
+        at_least(what[1], 90, manner, "%"),
     ]
 
 
-def _combined(arms: Mapping[str, Sequence[Examined]], stage1: Sequence[Examined]) -> list[Figure]:
-    def followed(
-        found: Sequence[Examined], name: str = "combined", metric: str = "instruction_following"
-    ) -> list[float]:
-        return [each.score(name, metric, limit=None) for each in found]
+def _combined(ours: Sequence[Examined], others: Mapping[str, Sequence[Examined]]) -> list[Figure]:
+    def scores(runs: Sequence[Examined], name: str = "combined", metric: str = "instruction_following") -> list[float]:
+        return [run.score(name, metric, limit=None) for run in runs]
 
-    ours = followed(arms["prompt"])
-    figures = [at_least("instructions followed, unseen combinations and wordings", 90, ours, "%")]
-    others = {arm: followed(found) for arm, found in arms.items() if arm != "prompt"} | {"stage 1": followed(stage1)}
-    for arm, values in others.items():
-        more = [mine - theirs for mine, theirs in zip(ours, values, strict=True)]
-        figures.append(reported(f"the same, {arm}", values, "%"))
-        figures.append(at_least(f"more than {arm}", 0.01, more, "points"))
-    for arm, found in arms.items():
-        figures.append(reported(f"all parts right, {arm}", followed(found, metric="all_correct"), "%"))
-        figures.append(reported(f"followed, combinations of training, {arm}", followed(found, "combined_seen"), "%"))
-    return figures
-
-
-def _wordings(ours: Sequence[Examined]) -> list[Figure]:
-    figures = []
-    for name, bank in WORDED.items():
-        wordings = [each for each in wordings_of(load_prompt_bank(bank), num=12) if each.split == "test"]
-        metric = "exact_match" if name == "instruction" else "wer"
-        lost = []
-        for each in ours:
-            scores = [each.score(name, metric, limit=WORDED_ROWS, wording=wording) for wording in wordings]
-            lost.append(abs(sum(scores) / len(scores) - (min if metric == "exact_match" else max)(scores)))
-        figures.append(at_most(f"{name}, {len(wordings)} unseen wordings: worst beside mean", 5, lost, "points"))
-    return figures
-
-
-def _text(arms: Mapping[str, Sequence[Examined]]) -> list[Figure]:
-    figures = []
-    groups = group_by_task([FOLDER / "world" / "test" / "text_only.jsonl"])
-    for task, rows in groups.items():
-        prompts = [row.prompt() for row in rows]
-        before = score_of(rows, arms["prompt"][0].answers(f"{task} before", prompts, lora=False), "exact_match")
-        for arm, found in arms.items():
-            after = [score_of(rows, each.answers(f"{task} after", prompts), "exact_match") for each in found]
-            changes = [value - before for value in after]
-            what = f"{task}, {len(rows)} rows: after minus before, {arm}"
+    followed = scores(ours)
+    figures = [at_least("instructions followed, unseen combinations and wordings", 90, followed, "%")]
+    for arm, runs in others.items():
+        if not runs:
+            figures.append(_missing(f"instructions followed, {arm}"))
+            continue
+        theirs = scores(runs[: len(ours)])
+        more = [mine - other for mine, other in zip(followed, theirs, strict=True)]
+        figures += [reported(f"the same, {arm}", theirs, "%"), at_least(f"more than {arm}", 0.01, more, "points")]
+    for arm, runs in {"prompt": ours, **others}.items():
+        if runs and arm != "stage 1":
+            seen = scores(runs, "combined_seen")
             figures.append(
-                at_least(what, -0.5, changes, "points") if arm == "prompt" else reported(what, changes, "points")
+                reported(f"all parts right, unseen combinations, {arm}", scores(runs, metric="all_correct"), "%")
             )
+            figures.append(reported(f"instructions followed, combinations of training, {arm}", seen, "%"))
     return figures
 
 
-def _single(ours: Sequence[Examined]) -> list[Figure]:
+def _wordings(name: str, runs: Sequence[Examined]) -> list[Figure]:
     figures = []
-    for name in SINGLE:
-        rows = ours[0].rows(name)
+    for task, bank in WORDED.items():
+        wordings = [each for each in wordings_of(load_prompt_bank(bank), num=12) if each.split == "test"]
+        metric, worst = ("exact_match", min) if task == "instruction" else ("wer", max)
+        means, lost = [], []
+        for run in runs:
+            scores = [run.score(task, metric, limit=WORDED_ROWS, wording=wording) for wording in wordings]
+            means.append(sum(scores) / len(scores))
+            lost.append(abs(means[-1] - worst(scores)))
+        figures.append(reported(f"{task}, {metric}, mean of {len(wordings)} unseen wordings, {name}", means, "%"))
+        figures.append(at_most(f"{task}: worst wording beside the mean, {name}", 5, lost, "points"))
+    return figures
+
+
+def _text(name: str, runs: Sequence[Examined]) -> list[Figure]:
+    figures, base = [], Examined(FOLDER / f"prompt{SEEDS[0]}" / "stage1")
+    for task, rows in group_by_task([WORLD / "test" / "text_only.jsonl"]).items():
+        prompts = [row.prompt() for row in rows]
+        before = score_of(rows, base.answers(f"{task} before", prompts, lora=False), "exact_match")
+        after = [score_of(rows, run.answers(f"{task} after", prompts), "exact_match") for run in runs]
+        changes = [value - before for value in after]
+        figures.append(at_least(f"{task}, {len(rows)} rows: after minus before, {name}", -0.5, changes, "points"))
+    return figures
+
+
+def _single(name: str, runs: Sequence[Examined]) -> list[Figure]:
+    figures, first = [], Examined(FOLDER / f"prompt{SEEDS[0]}" / "stage1")
+    for task in SINGLE:
+        rows = rows_of(task)[:ROWS]
         metric = task_named(rows[0].task).headline
-        figures.append(reported(f"{name}, {metric}", [each.score(name, metric) for each in ours], "%"))
+        figures.append(reported(f"{task}, {metric}, {name}", [run.score(task, metric) for run in runs], "%"))
+        if name != "stage 1":
+            continue
         prompts, clips = [row.prompt() for row in rows], [row.audio_parts[0] for row in rows]
-        heard = ours[0]._kept(f"{name} heard", lambda clips=clips: CTCRecognizer.from_parts().transcribe(clips))
-        cascade = ours[0].answers(f"{name} cascade", with_text(prompts, heard), lora=False)
-        figures.append(reported(f"{name}, cascade", [score_of(rows, cascade, metric)], "%"))
-        silent = ours[0].answers(f"{name} no audio", with_text(prompts, [""] * len(rows)))
-        figures.append(reported(f"{name}, audio removed", [score_of(rows, silent, metric)], "%"))
+        heard = first.kept(f"{task} heard", partial(CTCRecognizer.from_parts().transcribe, clips))
+        for arm, texts, lora in (("cascade", heard, False), ("audio removed", [""] * len(rows), True)):
+            answers = first.answers(f"{task} {arm}", with_text(prompts, texts), lora=lora)
+            figures.append(reported(f"{task}, {metric}, {arm}", [score_of(rows, answers, metric)], "%"))
     return figures
 
 
-def _chains(ours: Sequence[Examined]) -> list[Figure]:
-    figures = []
+def _chains(runs: Sequence[Examined]) -> list[Figure]:
+    figures, rows = [], rows_of("combined_chained")
     for form in ("chain_of_thought", "direct"):
-        values = []
-        for each in ours:
-            rows = [row for row in each.rows("combined_chained", limit=None) if row.extra["form"] == form]
-            values.append(
-                score_of(rows, each.answers(f"chained {form}", [row.prompt() for row in rows]), "final_exact")
-            )
-        figures.append(reported(f"the last result of a chain is right, {form}", values, "%"))
+        asked = [row for row in rows if row.extra["form"] == form]
+        answers = [run.answers(f"chained {form}", [row.prompt() for row in asked]) for run in runs]
+        right = [score_of(asked, each, "final_exact") for each in answers]
+        figures.append(reported(f"the last result of a chain is right, {form}", right, "%"))
     return figures
