@@ -13,6 +13,7 @@ importers    20,000 rows of every kind
 doctor       a million rows, and planted faults
 builders     two runs of every builder with one seed
 speechmapper SpeechMapper: wall, step cost by depth, both stages beside the published method
+wavllm       two encoders, two stages: who, how, several instructions at once, and the arms of stage 2
 speaking     ten thousand sentences spoken and stored
 batch        8 unequal clips together against each alone
 cache        frames of a frozen encoder written, read, and trained from
@@ -38,6 +39,7 @@ NAMES = (
     "builders",
     "cache",
     "speechmapper",
+    "wavllm",
     "suite",
 )
 
