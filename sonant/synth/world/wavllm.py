@@ -86,7 +86,7 @@ class WavLLMWorldConfig(Config):
         questions=600,
         instructions=500,
         beginnings=300,
-        combined=900,
+        combined=3200,
         text_only=3000,
         text_combined=600,
     )
