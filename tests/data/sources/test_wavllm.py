@@ -7,6 +7,7 @@ import pytest
 
 from sonant.chat.messages import AudioPart, TextPart
 from sonant.data.importer import import_corpus
+from sonant.data.manifest import clip_duration_s
 from sonant.errors import ConfigError, ManifestError
 
 
@@ -68,3 +69,25 @@ def test_a_table_of_other_columns_and_a_rate_that_is_none_are_refused(table: Pat
         import_corpus("wavllm", table, tmp_path / "o.jsonl", options={"sample_rate_hz": "16 kHz"})
     with pytest.raises(ManifestError, match="has no column 'prompt'; its columns are id, audio, text"):
         import_corpus("wavllm", table, tmp_path / "o.jsonl")
+
+
+def test_lengths_are_those_of_the_recordings_and_what_is_left_out_is_counted_and_listed(
+    table: Path, imported: Callable[..., Any]
+) -> None:
+    """Published tables say 111111 frames (6.9 s) of a clip of half a second, and rows of over 40 s vanished."""
+    with table.open("a") as file:
+        file.write("4\taudio/lost\t111111\tWho?\tAnn\tTrue\n5\taudio/sqa.wav\t111111\tWho?\t\tTrue\n")
+    found = imported("wavllm", table)
+    assert [clip_duration_s(part) for row in found.rows for part in row.audio_parts] == [0.5, 0.5, 0.5]
+    assert found.reasons == [("SQA.tsv:6", "not wav, flac, ogg or mp3"), ("SQA.tsv:7", "no answer")]
+
+
+def test_absolute_paths_of_table_and_recording_work_wherever_the_table_lies(
+    table: Path, tmp_path: Path, imported: Callable[..., Any]
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    recording = (tmp_path / "audio/sqa.wav").absolute()
+    moved = tmp_path / "elsewhere" / "any name.tsv"
+    moved.write_text(f"id\taudio\tprompt\ttgt_text\n0\t{recording}\tWho?\tAnn\n")
+    (row,) = imported("wavllm", moved.absolute()).rows
+    assert Path(row.audio_parts[0].path).samefile(recording)
