@@ -16,7 +16,7 @@ from transformers import DynamicCache
 
 from sonant.batch import Batch
 from sonant.errors import RequestError
-from sonant.generate.sampling import GenerationConfig, Sampler
+from sonant.generate.sampling import GenerationConfig, Sampler, loops
 from sonant.models.lora import lora_disabled, scaled_lora
 from sonant.models.speech_lm import SpeechLM
 
@@ -56,7 +56,9 @@ def decode(
 ) -> Iterator[Step]:
     """Yields the steps of a batch of prompts until every row has stopped or said `max_new_tokens` tokens.
 
-    A stop token is yielded too and ends its row. With `lora=False` the base LLM answers.
+    A stop token is yielded too and ends its row, as does a loop of `max_repeats`. With `lora=False` the base LLM
+    answers.
+
     Raises: RequestError if prompt and answer do not fit the LLM's context.
     """
     # A generator must not leave LoRA switched off or scaled while its caller does other things, such as answering
@@ -71,7 +73,7 @@ def decode(
         yield Step(rows=list(state.rows), token_ids=token_ids, logits=logits)
         for said, token in zip(state.said, token_ids.tolist(), strict=True):
             said.append(token)
-        going = [line for line, said in enumerate(state.said) if said[-1] not in stop_ids]
+        going = [line for line, said in enumerate(state.said) if not _is_over(said, stop_ids, config.max_repeats)]
         if not going or step + 1 == config.max_new_tokens:
             return
         if len(going) < len(state.rows):
@@ -90,6 +92,10 @@ def generate(
         for row, token in zip(step.rows, step.token_ids.tolist(), strict=True):
             said[row].append(token)
     return said
+
+
+def _is_over(said: Sequence[int], stop_ids: frozenset[int], max_repeats: int | None) -> bool:
+    return said[-1] in stop_ids or (max_repeats is not None and loops(said, times=max_repeats))
 
 
 def _voice(model: SpeechLM, scale: Tensor | None, *, lora: bool) -> AbstractContextManager[object]:

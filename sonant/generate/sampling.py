@@ -1,4 +1,4 @@
-"""Choosing the next token from logits: greedy, temperature, top-k, top-p, repetition penalty."""
+"""Choosing the next token from logits: greedy, temperature, top-k, top-p, repetition penalty; knowing a loop."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -9,6 +9,8 @@ from torch import Tensor
 
 from sonant.config import Config
 
+LONGEST_LOOP = 12  # tokens of the longest stretch whose repetition is noticed
+
 
 class GenerationConfig(Config):
     """How an answer is drawn. The default is greedy: the same question always has the same answer."""
@@ -18,6 +20,8 @@ class GenerationConfig(Config):
     top_k: Annotated[int, Field(ge=0)] = 0  # 0 keeps every token
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     repetition_penalty: Annotated[float, Field(gt=0)] = 1.0
+    # An answer ends, unfinished, once its last 1 to 12 tokens stand so many times in a row; None: never.
+    max_repeats: Annotated[int, Field(ge=2)] | None = None
     seed: int = 0
 
 
@@ -55,6 +59,18 @@ def penalise_repetition(logits: Tensor, previous: Sequence[Sequence[int]], *, pe
         scores = logits[row, ids]
         logits[row, ids] = torch.where(scores > 0, scores / penalty, scores * penalty)
     return logits
+
+
+def loops(said: Sequence[int], *, times: int) -> bool:
+    """Returns whether `said` ends in a stretch of 1 to 12 tokens that stands `times` times in direct succession.
+
+    It looks at a row's own tokens alone, so that a row ends at the same token in any company.
+    """
+    for size in range(1, min(LONGEST_LOOP, len(said) // times) + 1):
+        tail = said[-size * times :]
+        if tail[size:] == tail[:-size]:
+            return True
+    return False
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:

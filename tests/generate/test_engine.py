@@ -5,8 +5,9 @@ import torch
 from sonant.batch import Batch, collate, make_example
 from sonant.chat.messages import AudioPart, Conversation, user
 from sonant.errors import RequestError
+from sonant.generate.assistant import Assistant
 from sonant.generate.engine import decode, generate
-from sonant.generate.sampling import GenerationConfig
+from sonant.generate.sampling import GenerationConfig, loops
 from sonant.models.build import SpeechLMConfig, build_speech_lm
 from sonant.models.speech_lm import SpeechLM
 from sonant.models.splice import Spliced
@@ -134,3 +135,21 @@ def test_sampled_answers_do_not_depend_on_the_company(model: SpeechLM) -> None:
     alone = [generate(model, batch_of(model, c), config=config, stop_ids=NEVER)[0] for c in CONVERSATIONS]
     assert together == alone
     assert np.std([len(ids) for ids in together]) == 0
+
+
+def test_a_row_that_runs_in_a_loop_ends_unfinished_and_the_others_go_on_unchanged(model: SpeechLM) -> None:
+    """A random LLM soon says the same again and again; what it says before is what it says without the guard."""
+    free, guarded = (GenerationConfig(max_new_tokens=40, max_repeats=times) for times in (None, 3))
+    expected = []
+    for ids in generate(model, batch_of(model, *CONVERSATIONS), config=free, stop_ids=NEVER):
+        ends = (size for size in range(1, len(ids) + 1) if loops(ids[:size], times=3))
+        expected.append(ids[: next(ends, len(ids))])
+    assert generate(model, batch_of(model, *CONVERSATIONS), config=guarded, stop_ids=NEVER) == expected
+    assert min(map(len, expected)) < 40
+    looped = CONVERSATIONS[int(np.argmin([len(ids) for ids in expected]))]
+    assert not Assistant(model, TOKENIZER).reply(looped, config=guarded).finished
+
+
+def test_an_answer_of_a_short_clip_that_never_ends_is_said_to_be_unfinished(model: SpeechLM) -> None:
+    reply = Assistant(model, TOKENIZER).reply(CONVERSATIONS[0], config=GenerationConfig(max_new_tokens=2))
+    assert (len(reply.token_ids), reply.finished) == (2, False)

@@ -1,6 +1,7 @@
+import pytest
 import torch
 
-from sonant.generate.sampling import GenerationConfig, Sampler, keep_top_k, keep_top_p, penalise_repetition
+from sonant.generate.sampling import GenerationConfig, Sampler, keep_top_k, keep_top_p, loops, penalise_repetition
 
 LOGITS = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]]))
 
@@ -39,3 +40,28 @@ def test_a_row_draws_the_same_alone_and_in_company() -> None:
     for _ in range(20):
         both = together(LOGITS.expand(2, 4), rows=[0, 1], previous=[[], []])
         assert both[1:].tolist() == alone(LOGITS, rows=[0], previous=[[]]).tolist()
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ([7, 7, 7], True),
+        ([7, 7], False),
+        ([1, 7, 7, 7], True),
+        ([7, 7, 7, 1], False),  # it was noticed before, or there was no guard
+        ([1, 2, 1, 2, 1, 2], True),
+        ([1, 2, 1, 2, 1], False),
+        ([1, 2, 1, 2, 3, 2], False),
+        (list(range(12)) * 3, True),
+        (list(range(13)) * 3, False),  # longer than what is looked for
+        ([], False),
+    ],
+)
+def test_a_loop_is_a_stretch_that_stands_so_many_times_in_a_row_at_the_end(said: list[int], found: bool) -> None:
+    assert loops(said, times=3) is found
+
+
+def test_the_guard_is_off_by_default_and_twice_is_the_least_that_repeats() -> None:
+    assert GenerationConfig().max_repeats is None
+    with pytest.raises(ValueError, match="greater than or equal to 2"):
+        GenerationConfig(max_repeats=1)
