@@ -45,12 +45,14 @@ class LoaderConfig(Config):
 class RowSizes:
     """How long a row is. Everything is counted in tokens as the LLM sees them.
 
-    `target_tokens` is what the weights of a blend are measured in; None: the length of the whole row.
+    `target_tokens` is what the weights of a blend are measured in; None: the length of the whole row. A row of more
+    than `positions` does not fit the LLM; None: it has no limit.
     """
 
     text_tokens: Callable[[Conversation], int]
     audio_tokens: Callable[[float], int]  # of one clip of so many seconds
     target_tokens: Callable[[Conversation], int] | None = None
+    positions: int | None = None
 
     def length(self, conversation: Conversation) -> int:
         """Returns the tokens of the expanded row, at most: an optional clip counts as text and as audio.
@@ -227,6 +229,11 @@ class BatchStream:
                 raise ManifestError(
                     f"{self._place(row)}: row {conversation.id!r} has {lengths[row]} tokens, token_budget is {budget}; "
                     "raise the budget, shorten the row or drop it (rows are never cut)"
+                )
+            if sizes.positions is not None and lengths[row] > sizes.positions:
+                raise ManifestError(
+                    f"{self._place(row)}: row {conversation.id!r} has {lengths[row]} tokens, the LLM holds "
+                    f"{sizes.positions}; shorten the row or drop it (rows are never cut)"
                 )
             has_audio[row] = bool(conversation.audio_parts)
             tasks[row] = conversation.task

@@ -56,12 +56,16 @@ class DataConfig(Config):
 
 @dataclass(frozen=True)
 class Ears:
-    """What a model hears with: its features, and how many positions of the LLM a clip of so many seconds takes."""
+    """What a model hears with: its features, and how many positions of the LLM a clip of so many seconds takes.
+
+    `positions` is how many the LLM holds; a longer row is refused before anything is trained.
+    """
 
     specs: Sequence[FeatureSpec]
     audio_tokens: Callable[[float], int]
     augmenter: Augmenter | None = None
     cached: Mapping[FeatureSpec, CachedFrames] = field(default_factory=dict)  # frames of frozen encoders
+    positions: int | None = None
 
 
 def make_stream(
@@ -98,6 +102,7 @@ def make_stream(
         text_tokens=lambda row: len(render(edit(row), tokenizer).token_ids),
         audio_tokens=ears.audio_tokens,
         target_tokens=lambda row: int(render(edit(row), tokenizer).loss_mask.sum()),
+        positions=ears.positions,
     )
     return BatchStream(Group("blend", blend), example, sizes=sizes, plan=data.plan, loader=data.loader)
 

@@ -78,3 +78,19 @@ def test_rows_are_edited_first_and_those_that_cannot_be_used_are_counted(tmp_pat
     seen = [name for _ in range(stream.plan.epoch(0).num_steps) for name in next(steps).batches[0].ids]
     assert len(seen) == 27
     assert stream.quarantine == {f"{tmp_path}/speech.jsonl:{line}": "too long" for line in (8, 18, 28)}
+
+
+def test_a_row_that_overflows_the_positions_of_the_llm_is_refused_before_training(tmp_path: Path) -> None:
+    """Its rotary angles go on without complaint; what it says there was never learnt. The budget alone allows it."""
+    longest = int(make_stream(data(tmp_path, text={}), TOKENIZER, EARS).lengths.max())
+    make_stream(data(tmp_path, text={}), TOKENIZER, replace(EARS, positions=longest))
+    with pytest.raises(ManifestError, match=rf"speech.jsonl:1: row 's0' has {longest} tokens, the LLM holds"):
+        make_stream(data(tmp_path, text={}), TOKENIZER, replace(EARS, positions=longest - 1))
+
+
+def test_manifests_may_be_named_by_absolute_paths(tmp_path: Path) -> None:
+    written = data(tmp_path)
+    absolute = {"qa": {"manifest": str((tmp_path / "speech.jsonl").absolute())}}
+    moved = data(tmp_path, speech=absolute, text={}).model_copy(update={"root": "/nowhere"})
+    expected = make_stream(written.model_copy(update={"text": {}}), TOKENIZER, EARS)
+    assert make_stream(moved, TOKENIZER, EARS).lengths.tolist() == expected.lengths.tolist()
