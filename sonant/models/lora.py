@@ -146,13 +146,13 @@ def scaled_lora(llm: nn.Module, scale: Tensor | None) -> Iterator[None]:
     if scale is None:
         yield
         return
-    with _scales({**_SCALES.get(), llm: scale}):
+    with _Scales({**_SCALES.get(), llm: scale}):
         yield
 
 
 def scale_kept() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     """Returns what `torch.utils.checkpoint` takes as `context_fn`: a layer computed again finds the scale it had."""
-    return nullcontext(), _scales(_SCALES.get())
+    return nullcontext(), _Scales(_SCALES.get())
 
 
 def multiply_lora(llm: nn.Module, factor: float) -> None:
@@ -204,13 +204,17 @@ def _share_inputs(llm: nn.Module) -> None:
                 layer.lora_A[_NAME].weight = group[0].lora_A[_NAME].weight
 
 
-@contextmanager
-def _scales(scales: Mapping[nn.Module, Tensor]) -> Iterator[None]:
-    token = _SCALES.set(scales)
-    try:
-        yield
-    finally:
-        _SCALES.reset(token)
+@dataclass
+class _Scales(AbstractContextManager[None]):
+    """Inside the block these are the scales. Can be entered again and again: a layer may go backward twice."""
+
+    scales: Mapping[nn.Module, Tensor]
+
+    def __enter__(self) -> None:
+        self._token = _SCALES.set(self.scales)
+
+    def __exit__(self, *error: object) -> None:
+        _SCALES.reset(self._token)
 
 
 def _scaled(
@@ -221,4 +225,5 @@ def _scaled(
     if scale is None:
         raise ModelError("this LLM's LoRA waits for a scale: run it within scaled_lora, or within lora_disabled")
     row = scale[:, depth if scale.shape[1] > 1 else 0]
-    return output * (row[:, piece] if row.shape[1] > 1 else row)[:, None]
+    scaled: Tensor = output * (row[:, piece] if row.shape[1] > 1 else row)[:, None]
+    return scaled.to(output.dtype)  # under autocast too, a scale of 1 changes no bit
