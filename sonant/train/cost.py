@@ -24,7 +24,7 @@ class StepCost:
     """
 
     flops: int
-    seconds: float  # the fastest of several
+    seconds: float  # the fastest of several; on a CPU, of its cores: a wall clock would tell of the neighbours as well
     memory_bytes: int
 
 
@@ -61,11 +61,12 @@ def cost_table(costs: Mapping[str, StepCost]) -> str:
 
 
 def _seconds(step: Callable[[], None], device: torch.device) -> float:
-    began = time.perf_counter()
+    clock = time.perf_counter if device.type == "cuda" else time.process_time
+    began = clock()
     step()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - began
+    return clock() - began
 
 
 def _memory(model: nn.Module, step: Callable[[], None], device: torch.device) -> int:
