@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from sonant.chat.messages import AudioPart, Conversation, user
 from sonant.errors import RequestError
 from sonant.generate.assistant import Assistant
 from sonant.generate.engine import decode, generate
-from sonant.generate.sampling import GenerationConfig, loops
+from sonant.generate.sampling import GenerationConfig
 from sonant.models.build import SpeechLMConfig, build_speech_lm
 from sonant.models.speech_lm import SpeechLM
 from sonant.models.splice import Spliced
@@ -137,19 +139,26 @@ def test_sampled_answers_do_not_depend_on_the_company(model: SpeechLM) -> None:
     assert np.std([len(ids) for ids in together]) == 0
 
 
-def test_a_row_that_runs_in_a_loop_ends_unfinished_and_the_others_go_on_unchanged(model: SpeechLM) -> None:
-    """A random LLM soon says the same again and again; what it says before is what it says without the guard."""
-    free, guarded = (GenerationConfig(max_new_tokens=40, max_repeats=times) for times in (None, 3))
-    expected = []
-    for ids in generate(model, batch_of(model, *CONVERSATIONS), config=free, stop_ids=NEVER):
-        ends = (size for size in range(1, len(ids) + 1) if loops(ids[:size], times=3))
-        expected.append(ids[: next(ends, len(ids))])
-    assert generate(model, batch_of(model, *CONVERSATIONS), config=guarded, stop_ids=NEVER) == expected
-    assert min(map(len, expected)) < 40
-    looped = CONVERSATIONS[int(np.argmin([len(ids) for ids in expected]))]
-    assert not Assistant(model, TOKENIZER).reply(looped, config=guarded).finished
+SCRIPT = ([5] * 10, list(range(10, 20)), [1, 2] * 5)
 
 
-def test_an_answer_of_a_short_clip_that_never_ends_is_said_to_be_unfinished(model: SpeechLM) -> None:
-    reply = Assistant(model, TOKENIZER).reply(CONVERSATIONS[0], config=GenerationConfig(max_new_tokens=2))
-    assert (len(reply.token_ids), reply.finished) == (2, False)
+class ScriptedSampler:
+    """Says what SCRIPT has for each row of the batch, whatever the logits are."""
+
+    def __init__(self, config: GenerationConfig, seeds: Sequence[int]) -> None:
+        del config, seeds
+
+    def __call__(self, logits: torch.Tensor, *, rows: Sequence[int], previous: Sequence[Sequence[int]]) -> torch.Tensor:
+        return torch.tensor([SCRIPT[row][len(said)] for row, said in zip(rows, previous, strict=True)])
+
+
+def test_a_row_that_runs_in_a_loop_ends_unfinished_and_the_others_go_on(
+    model: SpeechLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sonant.generate.engine.Sampler", ScriptedSampler)
+    batch = batch_of(model, *CONVERSATIONS)
+    free, guarded = (GenerationConfig(max_new_tokens=10, max_repeats=times) for times in (None, 3))
+    assert generate(model, batch, config=free, stop_ids=NEVER) == list(SCRIPT)
+    assert generate(model, batch, config=guarded, stop_ids=NEVER) == [[5] * 3, SCRIPT[1], [1, 2] * 3]
+    reply = Assistant(model, TOKENIZER).reply(CONVERSATIONS[0], config=guarded)
+    assert (reply.token_ids, reply.finished) == ((5, 5, 5), False)

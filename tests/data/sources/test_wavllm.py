@@ -76,10 +76,10 @@ def test_lengths_are_those_of_the_recordings_and_what_is_left_out_is_counted_and
 ) -> None:
     """Published tables say 111111 frames (6.9 s) of a clip of half a second, and rows of over 40 s vanished."""
     with table.open("a") as file:
-        file.write("4\taudio/lost\t111111\tWho?\tAnn\tTrue\n5\taudio/sqa.wav\t111111\tWho?\t\tTrue\n")
+        file.write("4\tstored.zip:9\t111111\tWho?\tAnn\tTrue\n5\taudio/sqa.wav\t111111\tWho?\t\tTrue\n")
     found = imported("wavllm", table)
     assert [clip_duration_s(part) for row in found.rows for part in row.audio_parts] == [0.5, 0.5, 0.5]
-    assert found.reasons == [("SQA.tsv:6", "not wav, flac, ogg or mp3"), ("SQA.tsv:7", "no answer")]
+    assert found.reasons == [("SQA.tsv:6", "recording cannot be read"), ("SQA.tsv:7", "no answer")]
 
 
 def test_absolute_paths_of_table_and_recording_work_wherever_the_table_lies(
