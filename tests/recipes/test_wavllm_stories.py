@@ -118,7 +118,7 @@ def test_a_long_prompt_still_gets_its_whole_answer_budget(model: SpeechLM) -> No
 
 def test_audio_that_overflows_the_positions_of_the_llm_is_refused(model: SpeechLM) -> None:
     """Defect 3: beyond 2,048 positions nothing was said. Here text and answer fit; 150 vectors more do not."""
-    long = Conversation((user(clip(12.0), "x" * 200),))
+    long = Conversation((user(clip(12.0), "x" * 250),))
     with pytest.raises(RequestError, match="this LLM holds 512: shorten the audio or the text"):
         next(decode(model, batch_of(model, long, for_generation=True), config=GenerationConfig(), stop_ids=frozenset()))
 
