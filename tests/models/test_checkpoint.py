@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from sonant.audio.features import FeatureSpec
 from sonant.errors import CheckpointError
-from sonant.models.build import SpeechLMConfig, build_speech_lm
+from sonant.models.build import SpeechLMConfig, add_prompt_lora, build_speech_lm
 from sonant.models.checkpoint import copy_speech_lm, load_speech_lm, save_speech_lm
 from sonant.models.freeze import FreezePlan, GroupConfig
 from sonant.models.lora import merge_lora
+from sonant.models.prompt_lora import PromptLoraConfig
 from sonant.models.speech_lm import SpeechLM
 
 WHISPER = {
@@ -138,6 +139,36 @@ def test_merged_lora_is_saved_with_the_llm(tmp_path: Path, base: str) -> None:
     loaded = load_speech_lm(tmp_path / "saved")
     assert "lora" not in _parts(tmp_path / "saved")
     assert torch.equal(_logits(loaded), _logits(model))
+
+
+def test_stage_two_starts_from_the_checkpoint_of_stage_one_with_equal_logits(tmp_path: Path, base: str) -> None:
+    model = _model({"path": base}, lora={"rank": 4})
+    save_speech_lm(model, Tokenizer(), tmp_path / "stage1")
+    second = load_speech_lm(tmp_path / "stage1")
+    add_prompt_lora(second, PromptLoraConfig())
+    assert torch.equal(_logits(second), _logits(model))
+
+
+@pytest.mark.parametrize("form", ["clip", "residual", "fixed"])
+def test_a_prompt_adapter_and_its_form_are_kept(tmp_path: Path, base: str, form: str) -> None:
+    model = _model({"path": base}, lora={"rank": 4})
+    add_prompt_lora(model, PromptLoraConfig.model_validate({"form": form, "scale": 0.5, "granularity": "layer"}))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.startswith("prompt_adapter"):
+                parameter.normal_(std=0.5)
+    save_speech_lm(model, Tokenizer(), tmp_path / "saved")
+    loaded = load_speech_lm(tmp_path / "saved")
+    assert ("prompt_adapter" in _parts(tmp_path / "saved")) == (form != "fixed")
+    assert torch.equal(_logits(loaded), _logits(model))
+
+
+def test_lora_of_a_fixed_scale_is_saved_merged(tmp_path: Path, base: str) -> None:
+    model = _model({"path": base}, lora={"rank": 4})
+    add_prompt_lora(model, PromptLoraConfig(form="fixed", scale=0.5))
+    merge_lora(model.llm)
+    save_speech_lm(model, Tokenizer(), tmp_path / "saved")
+    assert torch.equal(_logits(load_speech_lm(tmp_path / "saved")), _logits(model))
 
 
 def test_ctc_pooling_round_trips_without_its_table(tmp_path: Path, base: str) -> None:

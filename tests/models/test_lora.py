@@ -1,5 +1,7 @@
 """LoRA: the published counts, switched off exactly, merged exactly, one A where one is promised."""
 
+import threading
+
 import pytest
 import torch
 from small_speech_lm import move_lora, small_llm
@@ -7,7 +9,15 @@ from torch import nn
 
 from sonant.errors import ModelError
 from sonant.models.llm import LLMConfig, load_llm
-from sonant.models.lora import LoraConfig, add_lora, lora_disabled, lora_layers, merge_lora
+from sonant.models.lora import (
+    LoraConfig,
+    add_lora,
+    lora_disabled,
+    lora_layers,
+    merge_lora,
+    scaled_lora,
+    wait_for_scale,
+)
 
 GEMMA_2B = {
     "model_type": "gemma",
@@ -132,3 +142,38 @@ def test_targets_are_found_or_the_linear_layers_are_listed() -> None:
         add_lora(small_llm(), LoraConfig(targets=("q_proj", "wq")))
     with pytest.raises(ModelError, match="no linear layer has a known name; this LLM has 0, 2"):
         add_lora(nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2)), LoraConfig())
+
+
+def test_llama_2_7b_gets_the_published_number_of_parameters_on_attention() -> None:
+    with torch.device("meta"):
+        llm = load_llm(LLMConfig(architecture={"model_type": "llama"}))  # transformers' defaults are the 7B's
+        assert sum(p.numel() for p in llm.parameters()) == 6_738_415_616
+        add_lora(llm, LoraConfig(rank=32, targets=("q_proj", "k_proj", "v_proj", "o_proj")))
+        assert wait_for_scale(llm).widths == (4096,)
+    assert _trainable(llm) == 33_554_432
+
+
+def test_threads_and_nested_blocks_keep_their_own_scale() -> None:
+    llm = small_llm()
+    add_lora(llm, LoraConfig(rank=4))
+    move_lora(llm)
+    wait_for_scale(llm)
+    found: dict[float, torch.Tensor] = {}
+    meet = threading.Barrier(2, timeout=20)
+
+    def ask(value: float) -> None:
+        with scaled_lora(llm, torch.full((1, 1, 1), value)):
+            meet.wait()  # both are inside
+            found[value] = _logits(llm)
+            meet.wait()
+
+    threads = [threading.Thread(target=ask, args=(value,)) for value in (0.5, 2.0)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not torch.allclose(found[0.5], found[2.0], atol=1e-3)
+    with scaled_lora(llm, torch.full((1, 1, 1), 0.5)):
+        with scaled_lora(llm, torch.full((1, 1, 1), 2.0)):
+            torch.testing.assert_close(_logits(llm), found[2.0])
+        torch.testing.assert_close(_logits(llm), found[0.5])
