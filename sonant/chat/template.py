@@ -56,7 +56,8 @@ def frame(hf: Any, roles: Sequence[str], *, add_generation_prompt: bool = False)
     if not hf.chat_template:
         raise ChatError("the tokenizer has no chat template; use an instruction-tuned model or set `chat_template`")
     nonce = secrets.token_hex(8)  # nothing in a template can look like it
-    sentinels = [f"<{nonce}:{i}>" for i in range(len(roles))]
+    # Letters of both cases: sixteen digits in a row would hide a template that changes the case.
+    sentinels = [f"<Aa{nonce}:{i}>" for i in range(len(roles))]
     contents = [LEFT + sentinel + RIGHT for sentinel in sentinels]
     text = _run(hf, roles, contents, add_generation_prompt)
     if nonce not in text:  # some templates read lists of parts only

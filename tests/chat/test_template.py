@@ -89,6 +89,15 @@ def test_a_template_that_cannot_be_used_is_refused(template, roles, message):
         frame(hf_with(template), roles)
 
 
+@pytest.mark.parametrize("change", ["upper", "lower"])
+def test_a_template_that_changes_the_case_is_found_out_by_any_nonce(change, monkeypatch):
+    """One nonce in 1,800 is all digits, and let such a template pass."""
+    monkeypatch.setattr("secrets.token_hex", lambda size: "12" * size)
+    template = "{% for m in messages %}" + TURN % f"{{{{ m['content'] | {change} }}}}" + "{% endfor %}"
+    with pytest.raises(ChatError, match="drops message 0"):
+        frame(hf_with(template), ["user"])
+
+
 def test_a_template_without_system_role_says_where_to_put_the_text():
     with pytest.raises(
         ChatError, match=r"System role not supported; put the system text at the start of the first user"
