@@ -107,7 +107,7 @@ def _prefill(model: SpeechLM, batch: Batch, *, max_new_tokens: int) -> tuple[_De
     assert not model.training, "decoding runs in eval mode"
     spliced = model.embed(batch)
     longest = spliced.inputs_embeds.shape[1]
-    limit = getattr(model.llm.config, "max_position_embeddings", None)
+    limit = model.positions
     if limit is not None and longest + max_new_tokens > limit:
         raise RequestError(
             f"the prompt is {longest} positions long and {max_new_tokens} new tokens were asked for; "

@@ -31,7 +31,7 @@ _KNOWN_TARGETS = (
     "down_proj",
 )
 _SHARED_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
-_NAME = "default"
+PEFT_NAME = "default"
 # The scale of each LLM whose LoRA waits for one. A context variable and no attribute: two requests that take turns, or
 # two threads, keep their own.
 _SCALES: ContextVar[Mapping[nn.Module, Tensor]] = ContextVar("lora_scales", default=MappingProxyType({}))
@@ -69,13 +69,13 @@ def add_lora(llm: nn.Module, config: LoraConfig) -> None:
         lora_dropout=config.dropout,
         target_modules=list(_targets(llm, config.targets)),
     )
-    peft.inject_adapter_in_model(settings, llm, adapter_name=_NAME)
+    peft.inject_adapter_in_model(settings, llm, adapter_name=PEFT_NAME)
     for layer in lora_layers(llm):
         # Small updates vanish in bfloat16: the addition is kept, and trained, in float32.
         layer.lora_A.float()
         layer.lora_B.float()
         if config.init == "xavier":
-            nn.init.xavier_normal_(layer.lora_A[_NAME].weight)
+            nn.init.xavier_normal_(layer.lora_A[PEFT_NAME].weight)
     if config.layout == "fused":
         _share_inputs(llm)
     llm.train(llm.training)  # new modules start in training mode, with dropout
@@ -128,7 +128,7 @@ def wait_for_scale(llm: nn.Module) -> ScaleShape:
     if not named:
         raise ModelError("this LLM has no LoRA that a prompt could scale; set lora")
     depths = [int(found[1]) if (found := re.search(r"\blayers\.(\d+)\.", name)) else 0 for name, _ in named]
-    outputs = [module.lora_B[_NAME] for _, module in named]
+    outputs = [module.lora_B[PEFT_NAME] for _, module in named]
     shape = ScaleShape(max(depths) + 1, tuple(dict.fromkeys(output.out_features for output in outputs)))
     for output, depth in zip(outputs, depths, strict=True):
         start = sum(shape.widths[: shape.widths.index(output.out_features)])
@@ -158,7 +158,7 @@ def scale_kept() -> tuple[AbstractContextManager[None], AbstractContextManager[N
 def multiply_lora(llm: nn.Module, factor: float) -> None:
     """Multiplies `alpha / rank` of every LoRA layer by `factor`."""
     for layer in lora_layers(llm):
-        layer.scaling[_NAME] *= factor
+        layer.scaling[PEFT_NAME] *= factor
 
 
 @torch.no_grad()
@@ -171,7 +171,7 @@ def merge_lora(llm: nn.Module) -> None:
     if not named:
         raise ModelError("there is no LoRA to merge in this LLM")
     if any(
-        getattr(hook, "func", None) is _scaled for _, m in named for hook in m.lora_B[_NAME]._forward_hooks.values()
+        getattr(hook, "func", None) is _scaled for _, m in named for hook in m.lora_B[PEFT_NAME]._forward_hooks.values()
     ):
         raise ModelError(
             "this LoRA cannot be merged: each prompt gives it another scale (prompt_lora), so there is no one weight "
@@ -201,7 +201,7 @@ def _share_inputs(llm: nn.Module) -> None:
         for names in _SHARED_INPUT:
             group = [child for name, child in parent.named_children() if name in names and isinstance(child, LoraLayer)]
             for layer in group[1:]:
-                layer.lora_A[_NAME].weight = group[0].lora_A[_NAME].weight
+                layer.lora_A[PEFT_NAME].weight = group[0].lora_A[PEFT_NAME].weight
 
 
 @dataclass

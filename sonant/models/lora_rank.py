@@ -5,10 +5,8 @@ from torch import Tensor, nn
 
 from sonant.errors import ModelError
 from sonant.models.build import SpeechLMConfig
-from sonant.models.lora import lora_layers
+from sonant.models.lora import PEFT_NAME, lora_layers
 from sonant.models.speech_lm import SpeechLM
-
-_NAME = "default"
 
 
 @torch.no_grad()
@@ -29,12 +27,12 @@ def widen_lora(model: SpeechLM, more: int) -> None:
         raise ModelError("LoRA of layout 'fused' cannot grow: its layers share one A; use layout 'separate'")
     rank = config.lora.rank + more
     for layer in layers:
-        a, b = layer.lora_A[_NAME], layer.lora_B[_NAME]
+        a, b = layer.lora_A[PEFT_NAME], layer.lora_B[PEFT_NAME]
         new = torch.empty(more, a.in_features, device=a.weight.device)
         nn.init.kaiming_uniform_(new, a=5**0.5)
         _replace(a, torch.cat([a.weight, new]))
         _replace(b, torch.cat([b.weight, b.weight.new_zeros(b.out_features, more)], dim=1))
-        layer.r[_NAME] = rank
+        layer.r[PEFT_NAME] = rank
     alpha = config.lora.alpha * rank / config.lora.rank
     model.config = config.model_copy(update={"lora": config.lora.model_copy(update={"rank": rank, "alpha": alpha})})
 

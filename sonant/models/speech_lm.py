@@ -112,6 +112,11 @@ class SpeechLM(nn.Module):
             )
         return [mine if mine in frames else spec for mine, spec in zip(self.encoded_specs, heard, strict=True)]
 
+    @property
+    def positions(self) -> int | None:
+        """Returns how many tokens and frames a row may hold; None if the LLM sets no limit."""
+        return getattr(self.llm.config, "max_position_embeddings", None)
+
     def audio_tokens(self, duration_s: float) -> int:
         """Returns the positions that a clip takes in the LLM, at most: asked of the encoders and the adapter."""
         frames = []

@@ -59,8 +59,8 @@ def fit(
         say(f"{row.group:<14} {row.parameters:>13,} parameters  lr {row.lr:g}{start}")
 
     augmenter = Augmenter(settings.augment) if settings.augment is not None else None
-    specs, positions = model.specs_given(how.cached), getattr(model.llm.config, "max_position_embeddings", None)
-    ears = Ears(specs, model.audio_tokens, augmenter, cached=how.cached, positions=positions)
+    specs = model.specs_given(how.cached)
+    ears = Ears(specs, model.audio_tokens, augmenter, cached=how.cached, positions=model.positions)
     stream = make_stream(how.data, tokenizer, ears)
     shares = ", ".join(f"{name} {share:.1%}" for name, share in stream.shares().items())
     say(f"target tokens: {shares}; padding {stream.padding_share:.1%}")

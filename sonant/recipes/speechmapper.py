@@ -137,9 +137,7 @@ def learn_to_map(run: _Run, projector: Projector, run_dir: Path) -> tuple[Batch,
     Rows whose text does not fit into the output are left out, counted and told.
     """
     stage, spec, data = run.config.stage1, run.cache.spec, run.config.stage1.data_under(run.config.root)
-    ears = Ears(
-        [spec], lambda duration_s: math.ceil(duration_s * spec.frame_rate_hz), cached={run.cache.spec: run.cache}
-    )
+    ears = Ears([spec], lambda duration_s: math.ceil(duration_s * spec.frame_rate_hz), cached={spec: run.cache})
     edit = partial(spoken_as, normalize=normalizer(stage.transcripts))
     stream = make_stream(data, run.tokenizer, ears, edit=edit, check=partial(refuse_misfit, run, projector))
     dev = dev_batches(data, run.tokenizer, ears, edit=edit)
@@ -166,14 +164,15 @@ def learn_attached(
     Also returns a batch of it. The same rows are left out as in stage 1.
     """
     groups, data = stage.groups(model, "adapter." + stage.trains), stage.data_under(run.config.root)
-    assistant = Assistant(model, run.tokenizer, cached={run.cache.spec: run.cache})
+    cached = {run.cache.spec: run.cache}
+    assistant = Assistant(model, run.tokenizer, cached=cached)
     if stage.instructions is not None:
         path = run_dir / "distilled.jsonl"
         if leads() and not path.exists():
             rows = (row for source in data.speech.values() for row in Manifest(Path(data.root, source.manifest)))
             write_distilled(assistant, map(spoken_as, rows), path, config=stage.instructions, say=run.say)
         data = data.model_copy(update={"speech": {"distilled": SourceConfig(manifest=str(path.absolute()))}})
-    ears = Ears(model.specs_given((run.cache.spec,)), model.audio_tokens, cached={run.cache.spec: run.cache})
+    ears = Ears(model.specs_given(cached), model.audio_tokens, cached=cached, positions=model.positions)
     stream = make_stream(data, run.tokenizer, ears, edit=spoken_as, check=partial(refuse_misfit, run, projector))
     validate = validator(data, assistant, how=FOLLOWING)
     start = validate(0) if validate is not None and stage.metric is not None else None
