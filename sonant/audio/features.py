@@ -250,20 +250,31 @@ def mel_filters(spec: FeatureSpec) -> NDArray[np.float64]:
     top_hz = spec.sample_rate_hz / 2
     bins_hz = np.linspace(0.0, top_hz, spec.n_fft // 2 + 1)
     if spec.mel_scale == "kaldi":
-        edges = np.linspace(_kaldi_mel(20.0), _kaldi_mel(top_hz), spec.num_mels + 2)
-        points = _kaldi_mel(bins_hz)
+        edges = np.linspace(htk_mel(20.0), htk_mel(top_hz), spec.num_mels + 2)
+        points = htk_mel(bins_hz)
     else:
         edges = _slaney_hz(np.linspace(0.0, _slaney_mel(top_hz), spec.num_mels + 2))
         points = bins_hz
+    filters = triangles(points, edges)
+    return filters if spec.mel_scale == "kaldi" else filters * (2.0 / (edges[2:] - edges[:-2]))
+
+
+def triangles(points: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Returns filters (P, M) of height 1: the m-th rises from edge m (of M + 2) to m + 1, and falls to m + 2."""
     low, centre, high = edges[:-2], edges[1:-1], edges[2:]
     rising = (points[:, None] - low) / (centre - low)
     falling = (high - points[:, None]) / (high - centre)
-    filters = np.maximum(0.0, np.minimum(rising, falling))
-    return filters if spec.mel_scale == "kaldi" else filters * (2.0 / (high - low))
+    return np.maximum(0.0, np.minimum(rising, falling))
 
 
-def _kaldi_mel(hz: Any) -> Any:
+def htk_mel(hz: Any) -> Any:
+    """Returns HTK's mels, which are Kaldi's, of frequencies in Hz."""
     return 1127.0 * np.log1p(hz / 700.0)
+
+
+def htk_hz(mel: Any) -> Any:
+    """Returns the frequencies in Hz of HTK's mels."""
+    return 700.0 * np.expm1(mel / 1127.0)
 
 
 def _slaney_mel(hz: float) -> float:
