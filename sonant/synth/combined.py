@@ -9,7 +9,7 @@ Independent sub-instructions may come in any order; which orders training never 
 asking for the steps (chain_of_thought) and asking for the last result only (direct), on the same recording.
 
 What can be combined, in which words, is a setting (synth/presets/combined/*.yaml). Every row tells its parts to the
-checkers of `sonant.evaluate` in `instructions`: kind, intro, reference, and what else the kind needs.
+checkers of `sonant.evaluate` in `instructions` (sonant/data/instructions.py).
 
 Source: WavLLM (arXiv 2404.00656) §3 and its published samples; the rows and wordings themselves were not published.
 """
@@ -23,19 +23,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
 from sonant.chat.messages import Conversation, assistant, user
-from sonant.config import Config, load_config
+from sonant.config import Config, load_config, validate
+from sonant.data.instructions import Instruction, Kind
 from sonant.data.languages import language_name
 from sonant.data.prompts import AUDIO, Split, Wordings, fill, instructed, load_prompt_bank
 from sonant.data.shards import settings_hash
 from sonant.data.sources.base import Dropped
 from sonant.errors import ConfigError
 
-Kind = Literal["transcription", "translation", "label", "question", "continuation", "summary"]
 PRESETS = Path(__file__).parent / "presets" / "combined"
 Recording = tuple[str, float, float | None]  # an audio part's key
 NUMBERS = ("one", "two", "three", "four")  # fields of a frame
@@ -95,7 +95,7 @@ class _Asked:
 
     name: str
     phrase: str
-    instruction: dict[str, Any]
+    instruction: Instruction
     row: Conversation
 
 
@@ -160,7 +160,7 @@ class Combiner:
             name = rng.choice(able)
             asked = self._chain(name, of_task, rng)
             pair = f"{_first_id(asked)}-{name}"
-            final = {"final": asked[-1].instruction["reference"], "pair": pair, "chain": name}
+            final = {"final": asked[-1].instruction.reference, "pair": pair, "chain": name}
             direct = [self._asked([step.task for step in self.config.chains[name] if step.task][-1], of_task, rng)]
             rows = [
                 self._row(parts, task="combined_chained", id=f"{pair}-{form}", extra={"form": form, **final})
@@ -198,15 +198,16 @@ class Combiner:
         fields = _fields(row)
         phrase = rng.choice(self._phrases(step.phrases if step is not None and step.phrases else how.phrases))
         intro = fill((step.intro if step is not None else "") or how.intro, **fields)
-        instruction: dict[str, Any] = {"kind": how.kind, "intro": intro, "reference": row.reference}
+        known: dict[str, Any] = {"kind": how.kind, "intro": intro, "reference": row.reference}
         if how.labels:
-            instruction["labels"] = list(how.labels)
+            known["labels"] = how.labels
         if how.kind == "translation":
-            instruction["language"] = row.extra.get("target_language")
+            known["language"] = row.extra.get("target_language")
         if "aliases" in row.extra:
-            instruction["aliases"] = list(row.extra["aliases"])
+            known["aliases"] = row.extra["aliases"]
         if not how.heard:
-            instruction["heard"] = False
+            known["heard"] = False
+        instruction = validate(Instruction, known, where=f"tasks.{name}, row {row.id!r}")
         return _Asked(name, fill(phrase, **fields), instruction, row)
 
     def _phrases(self, given: Wordings | str) -> tuple[str, ...]:
@@ -221,7 +222,7 @@ class Combiner:
             assert step.phrases  # as `_checked` saw
             last = asked[-1]
             phrase = rng.choice(self._phrases(step.phrases))
-            asked.append(_Asked("again", phrase, {**last.instruction, "intro": step.intro}, last.row))
+            asked.append(_Asked("again", phrase, last.instruction.model_copy(update={"intro": step.intro}), last.row))
         return asked
 
     def _row(
@@ -238,12 +239,12 @@ class Combiner:
         heard = next(each.row for each in asked if each.row.audio_parts)
         phrases = dict(zip(NUMBERS, (each.phrase for each in asked), strict=False))
         parts = instructed(_punctuated(frames[number], phrases), heard.audio_parts[0], **phrases)
-        answer = self.config.separator.join(f"{each['intro']} {each['reference']}" for each in instructions)
+        answer = self.config.separator.join(f"{each.intro} {each.reference}" for each in instructions)
         sources = list(dict.fromkeys(each.row.id for each in asked))
         note = {
             "combination": [each.name for each in asked],
             "wording": f"{self.split} {number + 1}",
-            "instructions": instructions,
+            "instructions": [each.to_json() for each in instructions],
             "provenance": {"builder": "combined", "settings": self._settings, "seed": self.seed, "rows": sources},
         }
         turns = (user(*parts), assistant(answer))
@@ -279,12 +280,12 @@ def _punctuated(frame: str, phrases: Mapping[str, str]) -> str:
     return re.sub(rf"(\{{(?:{'|'.join(phrases)})\}})[.,;]", kept, frame)
 
 
-def _uncuttable(instructions: Sequence[Mapping[str, Any]]) -> str:
+def _uncuttable(instructions: Sequence[Instruction]) -> str:
     """Why an answer of these parts could not be cut at their intros; "" if it can."""
-    intros = [_plain(each["intro"]) for each in instructions]
+    intros = [_plain(each.intro) for each in instructions]
     if any(f" {one} " in f" {other} " for one, other in permutations(intros, 2)):
         return "two parts with one intro"
-    bodies = [_plain(each["reference"]) for each in instructions]
+    bodies = [_plain(each.reference) for each in instructions]
     if any(f" {intro} " in f" {body} " for intro in intros for body in bodies):
         return "an answer holds the words of an intro"
     return ""

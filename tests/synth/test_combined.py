@@ -216,6 +216,13 @@ def test_shipped_presets_can_ask_for_everything_they_name(name: str, split: str)
     assert not any("{" in each.messages[0].text for each in made)
 
 
+def test_a_label_without_labels_is_refused_by_its_name_in_the_settings() -> None:
+    tasks = {**CONFIG.model_dump()["tasks"], "mood": {"kind": "label", "intro": "Mood:", "phrases": WORDS}}
+    combiner = Combiner(rows(), CombinedConfig.model_validate({**CONFIG.model_dump(), "tasks": tasks}), split="train")
+    with pytest.raises(ConfigError, match=r"tasks.mood, row 'mood a.wav'.*kind 'label' has 0"):
+        list(combiner.independent(unseen=False, per_recording=50))
+
+
 def test_at_least_ten_frames_of_every_size_are_held_out() -> None:
     for name in ("best", "tiny"):
         for size, wordings in load_combined(name).frames.items():

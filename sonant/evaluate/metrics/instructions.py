@@ -25,12 +25,10 @@ and **right** if it is followed and its body equals the reference or one of `ali
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
-
-from pydantic import model_validator
+from typing import Any
 
 from sonant.chat.messages import AudioPart, Conversation
-from sonant.config import Config, validate
+from sonant.data.instructions import Instruction, Kind, listed_instructions
 from sonant.errors import ConfigError, EvaluationError
 from sonant.evaluate.metrics.score import RowMetric
 from sonant.evaluate.metrics.text import chrf_of, distances, word_errors
@@ -40,34 +38,6 @@ MAX_WER = 0.5
 MIN_CHRF = 40.0
 MAX_LABEL_WORDS = 8
 MAX_LENGTH, MAX_MORE_WORDS = 2.0, 5
-
-Kind = Literal["transcription", "translation", "label", "question", "continuation", "summary"]
-
-
-class Instruction(Config):
-    """One thing that a row asks for, as its key `instructions` lists them in the order of the answer.
-
-    Raises: ValueError (pydantic's) for a label without `labels`, or one that is none of them.
-    """
-
-    kind: Kind
-    intro: str = ""  # the phrase that opens this part of the reply; "" only where it is the row's one instruction
-    reference: str
-    aliases: tuple[str, ...] = ()  # other right answers
-    labels: tuple[str, ...] = ()  # of kind "label": ("yes", "no"), ("calm", "excited", "sad", "angry")
-    language: str | None = None  # of kind "translation"
-    heard: bool = True  # False: asks about text alone, whatever the recording says
-
-    @model_validator(mode="after")
-    def _labelled(self) -> "Instruction":
-        known = {basic(label) for label in self.labels}
-        if (self.kind == "label") != bool(known) or (known and basic(self.reference) not in known):
-            raise ValueError(f"a label, and nothing else, has labels, its reference {self.reference!r} among them")
-        return self
-
-
-class _Instructions(Config):
-    instructions: tuple[Instruction, ...]
 
 
 @dataclass(frozen=True)
@@ -82,16 +52,21 @@ class PartMark:
 def instructions_of(row: Conversation) -> tuple[Instruction, ...]:
     """Returns what a row asks for. Raises: EvaluationError if it does not say so, or says it in another form."""
     try:
-        found = validate(_Instructions, {"instructions": row.extra.get("instructions", ())}, where="instructions")
+        asked = listed_instructions(row)
     except ConfigError as error:
-        raise EvaluationError(f"row {row.id!r}: {error}") from None
-    intros = [basic(each.intro) for each in found.instructions]
+        raise EvaluationError(str(error)) from None
+    intros = [basic(each.intro) for each in asked]
     if not intros or len(set(intros)) < len(intros) or ("" in intros and len(intros) > 1):
         raise EvaluationError(
             f"row {row.id!r}: 'instructions' lists {len(intros)} with the intros {intros}; instruction following takes "
             "one or more, and where there are several, each with an intro of its own"
         )
-    return found.instructions
+    for each in asked:
+        if each.labels and basic(each.reference) not in map(basic, each.labels):
+            raise EvaluationError(
+                f"row {row.id!r}: the reference {each.reference!r} is none of its labels {', '.join(each.labels)}"
+            )
+    return asked
 
 
 def part_marks(answer: str, row: Conversation) -> tuple[PartMark, ...]:
