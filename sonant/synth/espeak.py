@@ -8,15 +8,17 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import asdict, replace
 from typing import IO
 
 import numpy as np
 
 from sonant.errors import EngineError, SynthesisError
 from sonant.synth.espeak_worker import HEADER, NO_VOICE
-from sonant.synth.tts import Speech, SpeechRequest
+from sonant.synth.marks import WordEvent, word_marks
+from sonant.synth.tts import Marked, Speech, SpeechRequest
 from sonant.synth.voices import ANY, ENGLISH_ACCENTS, ESPEAK_VARIANTS, Voices
 
 
@@ -43,6 +45,12 @@ class EspeakSynthesizer:
 
     def synthesize(self, requests: Sequence[SpeechRequest]) -> Iterator[Speech | SynthesisError]:
         """Yields (samples (S,) float32, 22050), or why a text has none, in order. Raises: EngineError."""
+        with closing(self.synthesize_marked(requests)) as clips:
+            for clip in clips:
+                yield clip if isinstance(clip, SynthesisError) else clip[0]
+
+    def synthesize_marked(self, requests: Sequence[SpeechRequest]) -> Generator[Marked | SynthesisError, None, None]:
+        """Yields what `synthesize` does, each with its word marks or None. Raises: EngineError."""
         if importlib.util.find_spec("espeakng_loader") is None:
             raise EngineError("espeak-ng is not installed; run: pip install 'sonant[synth]'")
         num_workers = min(self.num_workers, max(1, len(requests)))
@@ -68,7 +76,7 @@ def _start(requests: Sequence[SpeechRequest]) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(command, stdin=lines, stdout=subprocess.PIPE)
 
 
-def _read(stdout: IO[bytes], request: SpeechRequest) -> Speech | SynthesisError:
+def _read(stdout: IO[bytes], request: SpeechRequest) -> Marked | SynthesisError:
     header = stdout.read(HEADER.size)
     if len(header) < HEADER.size:
         raise EngineError(f"the espeak process ended before it spoke {request.text!r}; its message is above")
@@ -81,4 +89,18 @@ def _read(stdout: IO[bytes], request: SpeechRequest) -> Speech | SynthesisError:
                 f"{message}; voices are a language, or language+variant such as en+f3, en-us+m5, en-gb-scotland+klatt2"
             )
         return SynthesisError(message)
-    return np.frombuffer(payload, dtype="<i2").astype(np.float32) / np.float32(32768), int(sample_rate_hz)
+    events, _, pcm = payload.partition(b"\n")
+    samples = np.frombuffer(pcm, dtype="<i2").astype(np.float32) / np.float32(32768)
+    return (samples, sample_rate_hz), word_marks(request.text, _word_events(json.loads(events), sample_rate_hz))
+
+
+def _word_events(events: Sequence[tuple[int | None, int]], sample_rate_hz: int) -> list[WordEvent]:
+    """Words (with a place) and phonemes (without) as they come -> words, each with the phonemes that follow it."""
+    words: list[WordEvent] = []
+    for place, sample in events:
+        start_s = round(sample / sample_rate_hz, 4)
+        if place is not None:
+            words.append(WordEvent(place, start_s))
+        elif words:
+            words[-1] = replace(words[-1], phonemes_s=(*words[-1].phonemes_s, start_s))
+    return words

@@ -3,6 +3,8 @@
 It never imports torch and it forks one child for each clip: espeak carries state from one clip to the next and seeds
 its noise from the clock, so only a fresh, seeded child makes a clip's bytes depend on nothing but its request. A fork
 costs 1.5 ms.
+
+A clip is one line of JSON, then its bytes. The line lists events: [place, sample] of words, [null, sample] of phonemes.
 """
 
 import ctypes
@@ -12,16 +14,29 @@ import os
 import signal
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 HEADER = struct.Struct("<iI")  # sample rate in Hz (0: the payload is an error message), number of bytes that follow
 NO_VOICE = "no voice"  # how the message begins when another text would not help
-_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
-_SYNCHRONOUS, _CHARS_UTF8 = 2, 1  # speak_lib.h
+_SYNCHRONOUS, _PHONEME_EVENTS, _CHARS_UTF8 = 2, 1, 1  # speak_lib.h
+_END_OF_EVENTS, _WORD, _PHONEME = 0, 1, 7
 # Field of a request -> espeak's parameter, and its value at 1.0.
 _PARAMETERS = {"rate": (1, 175), "pitch": (3, 50), "pitch_range": (4, 50), "volume": (2, 100)}
+
+
+class _Event(ctypes.Structure):
+    """speak_lib.h: espeak_EVENT."""
+
+    _fields_ = (
+        *((name, ctypes.c_int) for name in ("kind", "identifier", "text_position", "length", "audio_ms", "sample")),
+        ("user_data", ctypes.c_void_p),
+        ("name", ctypes.c_char * 8),
+    )
+
+
+_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
 
 
 def main() -> None:
@@ -32,7 +47,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     library, data_folder = _find_espeak()
-    sample_rate_hz = library.espeak_Initialize(_SYNCHRONOUS, 0, data_folder.encode(), 0)
+    sample_rate_hz = library.espeak_Initialize(_SYNCHRONOUS, 0, data_folder.encode(), _PHONEME_EVENTS)
     variants = set(os.listdir(Path(data_folder, "voices", "!v")))
     for line in sys.stdin.buffer:
         status, payload = _in_child(functools.partial(_speak, library, variants, **json.loads(line)))
@@ -71,11 +86,17 @@ def _in_child(work: Callable[[], bytes]) -> tuple[bool, bytes]:
 
 def _speak(library: Any, variants: set[str], *, text: str, voice: str, **factors: float) -> bytes:
     chunks: list[bytes] = []
+    marks: list[tuple[int | None, int]] = []
     library.espeak_ng_SetRandSeed(1)
 
     def collect(samples: Any, num_samples: int, events: Any) -> int:
         if samples and num_samples > 0:
             chunks.append(ctypes.string_at(samples, num_samples * 2))
+        for event in _listed(events):
+            if event.kind == _WORD:
+                marks.append((event.text_position - 1, event.sample))
+            elif event.kind == _PHONEME and not event.name.startswith(b"_"):  # those are pauses
+                marks.append((None, event.sample))
         return 0
 
     callback = _CALLBACK(collect)  # must stay alive while espeak may call it
@@ -92,7 +113,14 @@ def _speak(library: Any, variants: set[str], *, text: str, voice: str, **factors
     encoded = text.encode() + b"\0"
     _check(library.espeak_Synth(encoded, len(encoded), 0, 1, 0, _CHARS_UTF8, None, None), "synthesis")
     _check(library.espeak_Synchronize(), "synthesis")
-    return b"".join(chunks)
+    return json.dumps(marks).encode() + b"\n" + b"".join(chunks)
+
+
+def _listed(events: Any) -> Iterator[_Event]:
+    for event in events or ():
+        if event.kind == _END_OF_EVENTS:
+            return
+        yield event
 
 
 def _check(code: int, what: str) -> None:

@@ -1,7 +1,10 @@
 """Text to speech: one signature for every engine, and clips kept as files.
 
 A clip's file is named by the hash of its request and engine, so the folder of clips is its own cache: a second run
-makes only what is missing.
+makes only what is missing. Word marks, where they are asked for, lie beside it:
+
+    out/clips/5d41402abc4b2a76b971.wav
+    out/clips/5d41402abc4b2a76b971.words.json     [["the", 0.0], ["bear", 0.1107], ...], or null
 """
 
 import hashlib
@@ -12,15 +15,17 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sonant.audio.io import resample, save
 from sonant.errors import EngineError, SynthesisError
+from sonant.synth.marks import Marks
 
 Speech = tuple[NDArray[np.float32], int]  # samples (S,) mono in [-1, 1], sample rate in Hz
+Marked = tuple[Speech, Marks | None]
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,15 @@ class Synthesizer(Protocol):
 
         Raises: EngineError if the engine or a voice is missing, so that no text can.
         """
+        ...
+
+
+@runtime_checkable
+class MarksWords(Protocol):
+    """An engine that tells when each word begins."""
+
+    def synthesize_marked(self, requests: Sequence[SpeechRequest]) -> Iterator[Marked | SynthesisError]:
+        """Yields what `synthesize` does, each with its word marks; None where they cannot be told."""
         ...
 
 
@@ -117,6 +131,23 @@ def clip_path(
     return Path(folder, hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:20] + suffix)
 
 
+def marks_path(clip: Path) -> Path:
+    """Returns where the word marks of a clip live."""
+    return clip.with_suffix(".words.json")
+
+
+def marks_of(clip: Path) -> Marks | None:
+    """Returns the word marks of a clip that was spoken with `marks=True`; None where the engine cannot tell them.
+
+    Raises: SynthesisError if it was spoken without.
+    """
+    try:
+        values = json.loads(marks_path(clip).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SynthesisError(f"{clip} was spoken without word marks; speak it again with marks=True") from None
+    return None if values is None else tuple((word, start_s) for word, start_s in values)
+
+
 def speak(
     synthesizer: Synthesizer,
     requests: Sequence[SpeechRequest],
@@ -124,14 +155,17 @@ def speak(
     folder: str | os.PathLike[str],
     sample_rate_hz: int = 16_000,
     suffix: str = ".wav",
+    marks: bool = False,
 ) -> list[Path]:
     """Returns the files of the clips, one for each request, after making those that are not in `folder` yet.
+
+    marks: also keep when each word begins, for `marks_of`.
 
     Raises: SynthesisError for the first clip that cannot be made; the clips made before stay.
     """
     paths = []
     with closing(
-        speak_each(synthesizer, requests, folder=folder, sample_rate_hz=sample_rate_hz, suffix=suffix)
+        speak_each(synthesizer, requests, folder=folder, sample_rate_hz=sample_rate_hz, suffix=suffix, marks=marks)
     ) as clips:
         for clip in clips:
             if isinstance(clip, SynthesisError):
@@ -147,20 +181,28 @@ def speak_each(
     folder: str | os.PathLike[str],
     sample_rate_hz: int = 16_000,
     suffix: str = ".wav",
+    marks: bool = False,
 ) -> Generator[Path | SynthesisError, None, None]:
     """Yields the file of each clip, or why it cannot be made; clips that are in `folder` are not made again.
 
-    Raises: EngineError if the engine or a voice is missing.
+    Raises: EngineError if the engine or a voice is missing, or it has no word marks and they are wanted.
     """
     Path(folder).mkdir(parents=True, exist_ok=True)
     paths = [clip_path(folder, synthesizer.name, r, sample_rate_hz=sample_rate_hz, suffix=suffix) for r in requests]
-    missing = {path: request for path, request in zip(paths, requests, strict=True) if not path.exists()}
+    missing = {
+        path: request
+        for path, request in zip(paths, requests, strict=True)
+        if not path.exists() or (marks and not marks_path(path).exists())
+    }
     failures: dict[Path, SynthesisError] = {}
-    with closing(_synthesized(synthesizer, list(missing.values()))) as spoken:
+    with closing(_synthesized(synthesizer, list(missing.values()), marks=marks)) as spoken:
         for path in paths:
             if request := missing.pop(path, None):  # the first time that it is asked for
                 try:
-                    _save(path, _heard(next(spoken), f"{synthesizer.name}: {request}"), sample_rate_hz=sample_rate_hz)
+                    speech, words = _heard(next(spoken), f"{synthesizer.name}: {request}")
+                    if marks:
+                        marks_path(path).write_text(json.dumps(words, ensure_ascii=False), encoding="utf-8")
+                    _save(path, speech, sample_rate_hz=sample_rate_hz)
                 except EngineError:
                     raise
                 except SynthesisError as error:
@@ -169,20 +211,30 @@ def speak_each(
 
 
 def _synthesized(
-    synthesizer: Synthesizer, requests: Sequence[SpeechRequest]
-) -> Generator[Speech | SynthesisError, None, None]:
+    synthesizer: Synthesizer, requests: Sequence[SpeechRequest], *, marks: bool
+) -> Generator[Marked | SynthesisError, None, None]:
     """An engine's answers as a generator, so that it can be closed: what it holds is then given back at once."""
-    if requests:
-        yield from synthesizer.synthesize(requests)
+    if not requests:
+        return
+    if not marks:
+        speeches = synthesizer.synthesize(requests)
+        yield from (speech if isinstance(speech, SynthesisError) else (speech, None) for speech in speeches)
+    elif isinstance(synthesizer, MarksWords):
+        yield from synthesizer.synthesize_marked(requests)
+    else:
+        raise EngineError(
+            f"{synthesizer.name} does not tell when words begin; use espeak, or find it out afterwards with "
+            "sonant data mark-words"
+        )
 
 
-def _heard(speech: Speech | SynthesisError, what: str) -> Speech:
-    """Returns the speech. Raises: SynthesisError if there is none, or no sound in it."""
-    if isinstance(speech, SynthesisError):
-        raise speech
-    if not np.any(speech[0]):
+def _heard(clip: Marked | SynthesisError, what: str) -> Marked:
+    """Returns the clip. Raises: SynthesisError if there is none, or no sound in it."""
+    if isinstance(clip, SynthesisError):
+        raise clip
+    if not np.any(clip[0][0]):
         raise SynthesisError(f"{what} gave no sound; choose another text or voice")
-    return speech
+    return clip
 
 
 def _save(path: Path, speech: Speech, *, sample_rate_hz: int) -> None:
