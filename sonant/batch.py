@@ -3,6 +3,7 @@
 conversation ──render──▶ token_ids, loss_mask, slots
              └─load, augment, extract──▶ features per FeatureSpec     ──collate──▶ Batch
              └─or read from a cache────▶ (frames of a frozen encoder)
+             └─for a voice: the mels of the closing answer (`sonant.spoken`)
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,10 +19,12 @@ from torch import Tensor
 from sonant.audio import io
 from sonant.audio.augment import Augmenter
 from sonant.audio.features import FeatureSpec, extract
+from sonant.audio.mel import MelSpec
 from sonant.chat.messages import AudioPart, Conversation
 from sonant.chat.render import Rendered, Slot, prompt_ids, render
 from sonant.chat.tokenizer import ChatTokenizer
 from sonant.errors import AudioError, ConfigError
+from sonant.spoken import Spoken, SpokenBatch, collate_spoken, load_spoken
 
 
 class CachedFrames(Protocol):
@@ -50,6 +53,12 @@ class Example:
     features: Mapping[FeatureSpec, list[Tensor]]  # A tensors of (F, M) or (S,) each
     audio_duration_s: float  # of all segments together
     reference: str  # text of the closing assistant message
+    spoken: Spoken | None = None  # that message as it sounds, if it is spoken and a voice learns it
+
+    @property
+    def num_mel_frames(self) -> int:
+        """F of the spoken answer; 0 if nothing is spoken."""
+        return 0 if self.spoken is None else len(self.spoken.mels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +86,7 @@ class Batch:
     features: Mapping[FeatureSpec, Tensor]  # (A, F, M) or (A, S) float32, right-padded with 0
     feature_lengths: Mapping[FeatureSpec, Tensor]  # (A,) int64
     audio_duration_s: float
+    spoken: SpokenBatch | None = None  # of the rows whose closing answer a voice learns; None: no row
 
     @property
     def num_rows(self) -> int:
@@ -97,7 +107,7 @@ class Batch:
         """Returns the batch with every tensor on `device`."""
 
         def moved(value: Any) -> Any:
-            if isinstance(value, Tensor):
+            if isinstance(value, Tensor | SpokenBatch):
                 return value.to(device)
             return {key: moved(v) for key, v in value.items()} if isinstance(value, Mapping) else value
 
@@ -123,6 +133,7 @@ def make_example(
     augmenter: Augmenter | None = None,
     rng: np.random.Generator | None = None,
     cached: Mapping[FeatureSpec, CachedFrames] = NO_CACHE,
+    voice: MelSpec | None = None,
 ) -> Example:
     """Returns one row, its audio loaded and turned into the features every encoder wants.
 
@@ -130,6 +141,7 @@ def make_example(
     augmenter: changes the sound, drawing from `rng`; two encoders hear the same changed samples.
     cached: where the features of a spec come from if not from the audio, which no one opens if all of them do; then
         seconds that the row does not state are counted in frames.
+    voice: the mels in which a voice learns the closing answer, if that is spoken; they are of the sound as it is.
 
     Raises: ConfigError if sound is to be changed that was encoded before; ChatError or AudioError, whichever comes
     first.
@@ -163,6 +175,7 @@ def make_example(
         features=features,
         audio_duration_s=duration_s,
         reference=conversation.reference,
+        spoken=None if voice is None else load_spoken(conversation, rendered, tokenizer, voice=voice),
     )
 
 
@@ -194,6 +207,7 @@ def collate(examples: Sequence[Example]) -> Batch:
         features={spec: padded for spec, (padded, _) in features.items()},
         feature_lengths={spec: lengths for spec, (_, lengths) in features.items()},
         audio_duration_s=sum(e.audio_duration_s for e in examples),
+        spoken=collate_spoken([e.spoken for e in examples]),
     )
 
 

@@ -16,7 +16,7 @@ PACKAGE = ROOT / "sonant"
 
 BELOW_CHAT = "errors config audio"
 BELOW_BATCH = f"{BELOW_CHAT} chat"
-BELOW_MODELS = f"{BELOW_BATCH} batch"
+BELOW_MODELS = f"{BELOW_BATCH} spoken batch"
 ROOMS = {
     room: set(allowed.split())
     for room, allowed in {
@@ -24,10 +24,11 @@ ROOMS = {
         "config": "errors",
         "audio": "errors config",
         "chat": BELOW_CHAT,
-        "batch": BELOW_BATCH,
+        "spoken": BELOW_BATCH,
+        "batch": f"{BELOW_BATCH} spoken",
         "data": BELOW_MODELS,
-        "models": "errors config audio batch",
-        "train": "errors config batch models",
+        "models": "errors config audio spoken batch",
+        "train": "errors config spoken batch models",
         "generate": f"{BELOW_MODELS} models",
         "evaluate": f"{BELOW_BATCH} data generate",
         "synth": f"{BELOW_BATCH} data generate",

@@ -4,6 +4,12 @@
       {"role": "user", "content": [{"type": "text", "text": "Transcribe:"}, {"type": "audio", "path": "a.flac"}]},
       {"role": "assistant", "content": "he hoped there would be stew"}]}
 
+An assistant's audio is spoken, never heard: it is the sound of the text before it in its message, all of it or the end
+that its transcript names. A model without a voice reads the text alone.
+
+    {"role": "assistant", "content": [{"type": "text", "text": "there was stew"}, {"type": "audio", "path": "b.flac",
+     "words": [["there", 0.05], ["was", 0.4], ["stew", 0.62]]}]}      words: starts in seconds from the part's own start
+
 Keys this file does not know are kept in `extra` and written back.
 """
 
@@ -90,7 +96,10 @@ Part: TypeAlias = TextPart | AudioPart
 
 @dataclass(frozen=True)
 class Message:
-    """One turn: who speaks, and the parts in the order they are heard and read."""
+    """One turn: who speaks, and the parts in the order they are heard and read.
+
+    An assistant's audio part is `spoken`: what its text sounds like, and no input of any model.
+    """
 
     role: Role
     parts: tuple[Part, ...]
@@ -104,6 +113,50 @@ class Message:
     def text(self) -> str:
         """The text parts, joined without anything between them."""
         return "".join(part.text for part in self.parts if isinstance(part, TextPart))
+
+    @property
+    def heard(self) -> tuple[AudioPart, ...]:
+        """The audio parts that a model hears, in order: none in an assistant's message."""
+        return () if self.role == "assistant" else self._audio
+
+    @property
+    def spoken(self) -> AudioPart | None:
+        """The recording in which an assistant says the end of the message's text, if any.
+
+        Raises: ChatError if there are several, text follows it, or its transcript is not the end of the text.
+        """
+        if self.role != "assistant" or not (audio := self._audio):
+            return None
+        if len(audio) > 1:
+            names = ", ".join(part.name for part in audio)
+            raise ChatError(
+                f"an assistant's message holds {len(audio)} recordings ({names}); allowed is one, the sound of its "
+                "text; join them, or give each a message"
+            )
+        if self.parts[-1] is not audio[0] or not self.text.strip():
+            after = "text follows it" if self.text.strip() else "there is no text"
+            raise ChatError(
+                f"spoken audio {audio[0].name}: {after}; allowed is one recording behind all the text of an "
+                "assistant's message; write what is said before it"
+            )
+        said = audio[0].transcript
+        if said is not None and not (said.strip() and self.text.rstrip().endswith(said.strip())):
+            raise ChatError(
+                f"spoken audio {audio[0].name}: its transcript is {said[-60:]!r}, the text ends in "
+                f"{self.text.rstrip()[-60:]!r}; allowed is the end of the text, letter by letter, or no transcript "
+                "where all of it is said"
+            )
+        return audio[0]
+
+    @property
+    def spoken_text(self) -> str:
+        """The end of the text that is said aloud, without the space around it; "" if none. Raises: as `spoken`."""
+        part = self.spoken
+        return "" if part is None else (self.text if part.transcript is None else part.transcript).strip()
+
+    @property
+    def _audio(self) -> tuple[AudioPart, ...]:
+        return tuple(part for part in self.parts if isinstance(part, AudioPart))
 
     def to_json(self) -> dict[str, Any]:
         """Returns the message as JSON values; its content is always a list of parts."""
@@ -123,8 +176,21 @@ class Conversation:
 
     @property
     def audio_parts(self) -> tuple[AudioPart, ...]:
-        """Every audio part, in order."""
+        """Every audio part, heard or spoken, in order."""
         return tuple(part for message in self.messages for part in message.parts if isinstance(part, AudioPart))
+
+    @property
+    def heard_parts(self) -> tuple[AudioPart, ...]:
+        """The audio parts that a model hears, in order: what its assistants say is not among them."""
+        return tuple(part for message in self.messages for part in message.heard)
+
+    @property
+    def spoken(self) -> AudioPart | None:
+        """The recording of the closing assistant message, what a voice learns to say; earlier ones are only read.
+
+        Raises: ChatError if it does not fit its text (see `Message.spoken`).
+        """
+        return self.messages[-1].spoken if self._is_answered else None
 
     @property
     def reference(self) -> str:

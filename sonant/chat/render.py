@@ -8,7 +8,8 @@
 
 Glue is tokenised with special tokens, every text part on its own without, so text can never close a turn. An audio part
 is a position between tokens, with no placeholder that text could forge. A space that the template puts before a message
-goes to its first text part, because tokenizers write words with the space before them.
+goes to its first text part, because tokenizers write words with the space before them. An assistant's audio part is
+spoken, so it has no position: the tokens are those of its text alone.
 """
 
 from collections.abc import Sequence
@@ -37,6 +38,7 @@ class Rendered:
     token_ids: NDArray[np.int64]  # (L,)
     loss_mask: NDArray[np.float32]  # (L,) weight of predicting this token
     slots: tuple[Slot, ...]  # positions never decrease
+    answer: range  # positions of the closing answer's text, without what ends the turn; empty if it has none
 
 
 def render(
@@ -48,7 +50,8 @@ def render(
     prompt_weight: the loss weight of all that is no answer. Answers, up to and including the token that ends the turn,
     weigh 1; where they are is known by position, so a pad token equal to it makes no difference.
 
-    Raises: ChatError if the template cannot place the messages or never closes an answer.
+    Raises: ChatError if the template cannot place the messages or never closes an answer, or if spoken audio does not
+    fit its text (see `Message.spoken`).
     """
     messages = conversation.messages
     if not messages:
@@ -88,6 +91,7 @@ class _Tokens:
         self.token_ids: list[int] = []
         self.loss_mask: list[float] = []
         self.slots: list[Slot] = []
+        self.answer = range(0)
         self.is_answering = False
 
     def add_glue(self, glue: str) -> None:
@@ -110,17 +114,19 @@ class _Tokens:
     def add_message(self, message: Message, texts: Sequence[str], *, space: str) -> None:
         """Adds the parts of a message: `texts` for its text parts in order, `space` before the first that has any."""
         self.is_answering = message.role == "assistant"
-        remaining = iter(texts)
+        is_spoken, start, remaining = message.spoken is not None, len(self.token_ids), iter(texts)
         for part in message.parts:
             if isinstance(part, AudioPart):
-                self.slots.append(Slot(len(self.token_ids), part))
+                self.slots += [] if is_spoken else [Slot(len(self.token_ids), part)]
             elif text := next(remaining):
                 ids = self.tokenizer.encode_text(space + text, after=self._last)
                 self._add(ids, 1.0 if self.is_answering else self.prompt_weight)
                 space = ""
+        self.answer = range(start, len(self.token_ids)) if self.is_answering else range(0)
 
     def rendered(self) -> Rendered:
-        return Rendered(np.array(self.token_ids, np.int64), np.array(self.loss_mask, np.float32), tuple(self.slots))
+        ids, mask = np.array(self.token_ids, np.int64), np.array(self.loss_mask, np.float32)
+        return Rendered(ids, mask, tuple(self.slots), self.answer)
 
     @property
     def _last(self) -> int | None:
