@@ -8,6 +8,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from sonant.evaluate.metrics.score import Score
+
 RUNS = Path("runs/bench")
 
 
@@ -29,6 +31,12 @@ def at_most(what: str, limit: float, values: Sequence[float], unit: str) -> Figu
 def at_least(what: str, limit: float, values: Sequence[float], unit: str) -> Figure:
     """Returns the figure that every value, one a seed, stays at or above the limit."""
     return Figure(what, f"≥ {limit:g} {unit}", f"{listed(values)} {unit}", min(values) >= limit)
+
+
+def above_zero(what: str, change: Score, unit: str) -> Figure:
+    """Returns the figure that a paired difference is above zero, luck set aside: its 95 % interval, all of it."""
+    shown = f"{change.value:+.2f} [{change.low:+.2f}, {change.high:+.2f}] {unit}"
+    return Figure(what, "95 % interval > 0", shown, change.low > 0)
 
 
 def reported(what: str, values: Sequence[float], unit: str) -> Figure:

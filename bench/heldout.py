@@ -2,8 +2,9 @@
 
 import json
 
-from bench.figure import RUNS, Figure, reported
+from bench.figure import RUNS, Figure, above_zero, reported
 from bench.quickstart import SEEDS, trained
+from sonant.evaluate.metrics.score import Score
 from sonant.evaluate.run import evaluate
 from sonant.generate.assistant import Assistant
 from sonant.generate.recognizer import CTCRecognizer
@@ -26,7 +27,6 @@ def measure() -> list[Figure]:
             scores = {arm: score["value"] for arm, score in result["metrics"]["exact_match"].items()}
             what = f"{task}, {result['n']} rows, seed {seed}"
             figures.append(reported(f"{what}: system, cascade", [scores["system"], scores["cascade"]], "%"))
-            change = result["differences"]["system minus cascade"]
-            shown = f"{change['value']:+.2f} [{change['low']:+.2f}, {change['high']:+.2f}] points"
-            figures.append(Figure(f"{what}: system minus cascade, paired", "> 0", shown, change["low"] > 0))
+            change = Score(**result["differences"]["system minus cascade"])
+            figures.append(above_zero(f"{what}: system minus cascade, paired", change, "points"))
     return figures
