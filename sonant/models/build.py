@@ -16,17 +16,22 @@ from sonant.models.encoders.load import load_encoder
 from sonant.models.llm import LLMConfig, load_llm, token_embeddings
 from sonant.models.lora import LoraConfig, add_lora, lora_layers, multiply_lora, wait_for_scale
 from sonant.models.prompt_lora import PromptAdapter, PromptLoraConfig
+from sonant.models.speech_head.config import SpeechHeadConfig
+from sonant.models.speech_head.head import SpeechHead
 from sonant.models.speech_lm import SpeechLM
+
+_ADDED_LATER = {"prompt_lora": None, "speech_head": None}
 
 
 class SpeechLMConfig(Config):
-    """The parts of a model: one or two encoders, an adapter, an LLM, LoRA or none, scaled by the prompt or not."""
+    """The parts of a model: one or two encoders, an adapter, an LLM; LoRA, scaled by the prompt or not; a voice."""
 
     encoders: tuple[EncoderConfig, ...] = pydantic.Field(min_length=1, max_length=2)
     adapter: AdapterConfig
     llm: LLMConfig
     lora: LoraConfig | None = None
     prompt_lora: PromptLoraConfig | None = None
+    speech_head: SpeechHeadConfig | None = None
 
 
 def build_speech_lm(config: SpeechLMConfig) -> SpeechLM:
@@ -54,9 +59,11 @@ def build_speech_lm(config: SpeechLMConfig) -> SpeechLM:
         adapter.anchor(table, pad_vector(table, adapter.pad_id))
     if config.lora is not None:
         add_lora(llm, config.lora)
-    model = SpeechLM(encoders, adapter, llm, config=config.model_copy(update={"prompt_lora": None})).eval()
+    model = SpeechLM(encoders, adapter, llm, config=config.model_copy(update=_ADDED_LATER)).eval()
     if config.prompt_lora is not None:
         add_prompt_lora(model, config.prompt_lora)
+    if config.speech_head is not None:
+        add_speech_head(model, config.speech_head)
     return model
 
 
@@ -80,6 +87,25 @@ def add_prompt_lora(model: SpeechLM, config: PromptLoraConfig) -> None:
         model.prompt_adapter = adapter.to(parameter.device).train(model.training)
     if known is not None:
         model.config = known.model_copy(update={"prompt_lora": config})
+
+
+def add_speech_head(model: SpeechLM, config: SpeechHeadConfig) -> None:
+    """Gives `model` a voice with random weights, in place: how training begins with a model that only writes.
+
+    Raises: ModelError if it has one already, or no encoder of the number that is to tell voices apart.
+    """
+    if model.speech_head is not None:
+        raise ModelError("this model has a speech head already; begin with a model without one")
+    index, encoders = config.speaker_encoder, model.speech_encoders
+    if index is not None and index >= len(encoders):
+        raise ModelError(f"speech_head.speaker_encoder is {index}, but there are {len(encoders)} encoders, from 0 on")
+    embeddings = model.llm.get_input_embeddings()
+    head = SpeechHead(
+        config, llm_dim=embeddings.embedding_dim, speaker_dim=None if index is None else encoders[index].dim
+    )
+    model.speech_head = head.to(embeddings.weight.device).train(model.training)
+    if isinstance(model.config, SpeechLMConfig):
+        model.config = model.config.model_copy(update={"speech_head": config})
 
 
 @torch.no_grad()

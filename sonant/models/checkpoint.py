@@ -1,7 +1,7 @@
 """A model on disk: one folder that names or holds every part, written whole or not at all, verified when read.
 
     config.json             format, version, the parts held here, the model's configuration
-    model.safetensors       adapter, LoRA, prompt adapter, and the encoders held here
+    model.safetensors       adapter, LoRA, prompt adapter, speech head, and the encoders held here
     llm/                    the language model without LoRA, as Hugging Face saves it, if held here
     tokenizer.json, ...     tokenizer and chat template
     generation_config.json  the LLM's own defaults
@@ -132,6 +132,7 @@ def held_parts(model: SpeechLM, config: SpeechLMConfig, *, include: Literal["tra
     model.mark_trained()
     encoders = [f"encoders.{index}" for index in range(len(config.encoders))]
     held = {"adapter", "lora"} | model.own_parts | ({"prompt_adapter"} if model.prompt_adapter is not None else set())
+    held |= {"speech_head"} if model.speech_head is not None else set()
     held |= {name for name, encoder in zip(encoders, config.encoders, strict=True) if encoder.path is None}
     if not lora_layers(model.llm):
         held -= {"lora"}

@@ -65,7 +65,10 @@ class TokenLoss:
     def __call__(self, model: nn.Module, batch: Batch) -> LossOutput:
         """Returns the sum over the batch. Without any target it is zero and can still be differentiated."""
         output: SpeechLMOutput = model(batch)
-        lm = cast(SpeechLM, unwrap(model))
+        return self.of_output(cast(SpeechLM, unwrap(model)), batch, output)
+
+    def of_output(self, lm: SpeechLM, batch: Batch, output: SpeechLMOutput) -> LossOutput:
+        """Returns the sum over a batch that the model has read already."""
         rows, columns, weights = predicting(output.spliced)
         hidden, labels = output.hidden[rows, columns], output.spliced.labels[rows, columns + 1]
         losses = weights * in_chunks(partial(cross_entropy, lm), hidden, labels, chunk_tokens=self.chunk_tokens)

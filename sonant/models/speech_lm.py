@@ -3,11 +3,13 @@
 features ──encoder──▶ frames ─┐
 features ──encoder──▶ frames ─┴─aligned──adapter──▶ audio ─┐
                                              token_ids ──▶ splice ──LLM──▶ hidden ──head──▶ logits
+                                                                             └───speech head──▶ log mel frames
 """
 
+import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Self, cast
 
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sonant.audio.features import FeatureSpec
+from sonant.audio.mel import MelSpec
 from sonant.batch import Batch
 from sonant.config import Config
 from sonant.errors import ModelError
@@ -26,6 +29,9 @@ from sonant.models.encoders.identity import encoded_spec
 from sonant.models.llm import final_hidden, last_layer_hidden, next_token_logits, token_embeddings
 from sonant.models.lora import lora_disabled, scaled_lora
 from sonant.models.prompt_lora import PromptAdapter
+from sonant.models.speech_head.head import SpeechHead
+from sonant.models.speech_head.reading import context_lengths, last_heard, read_spoken, silent_states
+from sonant.models.speech_head.states import LLMContext, SpokenStates
 from sonant.models.splice import Slots, Spliced, splice
 
 _SILENCE_S = 0.5  # of the dummy pass that keeps ranks in step; longer than any encoder's receptive field needs
@@ -37,6 +43,17 @@ class SpeechLMOutput:
 
     hidden: Tensor  # (B, L, D)
     spliced: Spliced
+    voices: Tensor | None = None  # (A, V) who speaks in each clip, where a speech head asks
+    scale: Tensor | None = None  # of each row's LoRA
+
+
+@dataclass(frozen=True, eq=False)
+class _Heard:
+    """The clips of a batch as the LLM reads them: (A, T, D), of which lengths (A,) count; voices (A, V) if asked."""
+
+    audio: Tensor
+    lengths: Tensor
+    voices: Tensor | None
 
 
 class SpeechLM(nn.Module):
@@ -69,6 +86,7 @@ class SpeechLM(nn.Module):
         self.adapter = cast("nn.Module", adapter)
         self.llm = llm
         self.prompt_adapter: PromptAdapter | None = None  # see `sonant.models.build.add_prompt_lora`
+        self.speech_head: SpeechHead | None = None  # see `sonant.models.build.add_speech_head`
         self.config = config  # how `build_speech_lm` made it; what a checkpoint records
         self.own_parts = frozenset(own_parts)  # parts whose weights differ from where `config` says they come from
 
@@ -113,6 +131,11 @@ class SpeechLM(nn.Module):
         return [mine if mine in frames else spec for mine, spec in zip(self.encoded_specs, heard, strict=True)]
 
     @property
+    def voice_spec(self) -> MelSpec | None:
+        """Returns the mels that the model speaks; None if it only writes."""
+        return None if self.speech_head is None else self.speech_head.mel
+
+    @property
     def positions(self) -> int | None:
         """Returns how many tokens and frames a row may hold; None if the LLM sets no limit."""
         return getattr(self.llm.config, "max_position_embeddings", None)
@@ -144,9 +167,42 @@ class SpeechLM(nn.Module):
 
     def forward(self, batch: Batch) -> SpeechLMOutput:
         """Returns the hidden states of every position; `logits` makes predictions of those that are needed."""
-        scale, spliced = self.lora_scale(batch), self.embed(batch)
+        scale, (spliced, voices) = self.lora_scale(batch), self._embed(batch)
         with scaled_lora(self.llm, scale):
-            return SpeechLMOutput(final_hidden(self.llm, spliced.inputs_embeds), spliced)
+            return SpeechLMOutput(final_hidden(self.llm, spliced.inputs_embeds), spliced, voices, scale)
+
+    def spoken_states(self, batch: Batch, output: SpeechLMOutput) -> SpokenStates:
+        """Returns what the speech head reads of the spoken rows of a batch that holds their answers.
+
+        Who speaks is the last clip that the row heard before it answers; zeros if there is none.
+
+        Raises: ModelError if there is no speech head, or nothing that is spoken.
+        """
+        spoken, head = batch.spoken, self.speech_head
+        if spoken is None or head is None:
+            raise ModelError("nothing to say: the batch has no spoken rows, or the model no speech head")
+        speaker = None if output.voices is None else last_heard(spoken, batch, output.voices)
+        states = read_spoken(spoken, output.hidden, output.spliced, speaker=speaker)
+        if head.config.body == "own":
+            return states
+        lengths, scale = context_lengths(spoken, output.spliced), output.scale
+        embeds = output.spliced.inputs_embeds[spoken.row, : int(lengths.max())]
+        return replace(
+            states, context=LLMContext(self.llm, embeds, lengths, None if scale is None else scale[spoken.row])
+        )
+
+    def speak_silence(self, output: SpeechLMOutput) -> Tensor:
+        """Returns a number that depends on every parameter that speaks, for batches in which nothing is said."""
+        assert self.speech_head is not None
+        states, mels = silent_states(self.speech_head, output.spliced.inputs_embeds, llm=self.llm, scale=output.scale)
+        frames = self.speech_head(states, mels, mels.new_ones(1).long(), word_starts=mels.new_zeros(1, 1))
+        ends = [x.sum() for x in (frames.output, frames.stop_logits, frames.advance_logits) if x is not None]
+        return torch.stack(ends).sum()
+
+    def spoken_positions(self, duration_s: float) -> int:
+        """Returns the positions that speech of so many seconds takes in the LLM: none if the head has its own body."""
+        head = self.speech_head
+        return 0 if head is None or head.config.body == "own" else 1 + math.ceil(duration_s / head.step_s)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Returns (..., V) next-token logits of (..., D) hidden states."""
@@ -159,22 +215,28 @@ class SpeechLM(nn.Module):
         micro-batch, and gradients are ready in the same order on all ranks. Entering below the LLM matters: FSDP2 sends
         a layer's gradients when backward reaches its input, but after all others if that input needs no gradient.
         """
+        return self._embed(batch)[0]
+
+    def _embed(self, batch: Batch) -> tuple[Spliced, Tensor | None]:
+        """The rows and, if a speech head asks, who speaks in each clip (A, V)."""
         token_embeds = token_embeddings(self.llm, batch.token_ids)
         if batch.num_audio:
-            audio, audio_lengths = self.hear(batch)
+            heard = self._hear(batch)
         else:
-            audio, audio_lengths = token_embeds.new_zeros(0, 0, token_embeds.shape[2]), batch.audio_row
+            voices = self._voices([token_embeds.new_zeros(0, 1, e.dim) for e in self.speech_encoders], batch.audio_row)
+            heard = _Heard(token_embeds.new_zeros(0, 0, token_embeds.shape[2]), batch.audio_row, voices)
             if self.training and len(self.encoders):  # the tiny LLM is pretrained without ears
                 token_embeds = token_embeds + 0.0 * self._hear_silence()
-        return splice(
+        spliced = splice(
             token_embeds,
             batch.token_ids,
             batch.token_lengths,
             batch.loss_mask,
             slots=Slots(batch.audio_row, batch.audio_position),
-            audio=audio,
-            audio_lengths=audio_lengths,
+            audio=heard.audio,
+            audio_lengths=heard.lengths,
         )
+        return spliced, heard.voices
 
     def lora_scale(self, batch: Batch) -> Tensor | None:
         """Returns what `scaled_lora` takes for the rows of a batch: what the prompt adapter says; None without one.
@@ -196,15 +258,17 @@ class SpeechLM(nn.Module):
 
         Raises: ModelError if the batch lacks what an encoder reads, or holds frames of an encoder that trains.
         """
+        heard = self._hear(batch)
+        return heard.audio, heard.lengths
+
+    def _hear(self, batch: Batch) -> _Heard:
         specs = self._specs(batch.features)
         missing = [spec for spec in specs if spec not in batch.features]
         if missing:
             raise ModelError(f"the batch has no features {missing}; make examples with specs=model.feature_specs")
         return self._listen(specs, [batch.features[s] for s in specs], [batch.feature_lengths[s] for s in specs])
 
-    def _listen(
-        self, specs: Sequence[FeatureSpec], features: Sequence[Tensor], lengths: Sequence[Tensor]
-    ) -> tuple[Tensor, Tensor]:
+    def _listen(self, specs: Sequence[FeatureSpec], features: Sequence[Tensor], lengths: Sequence[Tensor]) -> _Heard:
         encoders = self.speech_encoders
         heard, num_frames = [], []
         for encoder, spec, f, n in zip(encoders, specs, features, lengths, strict=True):
@@ -218,7 +282,14 @@ class SpeechLM(nn.Module):
         frames, frame_lengths = align_frames(heard, num_frames, [encoder.frame_rate_hz for encoder in encoders])
         dtype = next((parameter.dtype for parameter in self.adapter.parameters()), frames.dtype)
         audio, audio_lengths = self.adapter(frames.to(dtype), frame_lengths)
-        return audio, audio_lengths
+        return _Heard(audio, audio_lengths, self._voices(heard, *num_frames))
+
+    def _voices(self, heard: Sequence[Tensor], *lengths: Tensor) -> Tensor | None:
+        """(A, V): the mean over time of the frames of the encoder that tells voices apart."""
+        if self.speech_head is None or (index := self.speech_head.config.speaker_encoder) is None:
+            return None
+        frames, num_frames = heard[index], lengths[min(index, len(lengths) - 1)]
+        return zero_padding(frames, num_frames).sum(1) / num_frames.clamp(min=1)[:, None]
 
     def _hear_silence(self) -> Tensor:
         """A number that depends on every parameter that hears; in eval mode, so batch norm does not learn silence."""
@@ -227,11 +298,11 @@ class SpeechLM(nn.Module):
         features = [_silence(spec, device) for spec in specs]
         lengths = [torch.tensor([feature.shape[1]], device=device) for feature in features]
         with eval_mode(self):
-            return self._listen(specs, features, lengths)[0].sum()
+            return self._listen(specs, features, lengths).audio.sum()
 
 
 def part_of(name: str) -> str:
-    """Returns the part of a parameter: "adapter", "prompt_adapter", "lora", "llm", "encoders.0" or "encoders.1"."""
+    """Returns the part of a parameter: adapter, prompt_adapter, speech_head, lora, llm, encoders.0 or encoders.1."""
     first, second, *_ = name.split(".")
     if first == "encoders":
         return f"{first}.{second}"
