@@ -1,8 +1,10 @@
 """A trained model as one thinks of it: give it a conversation, get a reply."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
 
 import torch
 
@@ -11,22 +13,19 @@ from sonant.batch import NO_CACHE, CachedFrames, Example, collate, make_example
 from sonant.chat.messages import Conversation
 from sonant.chat.tokenizer import ChatTokenizer
 from sonant.generate.engine import decode, generate
+from sonant.generate.reply import Reply, SoundChunk, SpokenReply, TextPiece
 from sonant.generate.sampling import GenerationConfig
+from sonant.generate.speak import Voice
 from sonant.models.checkpoint import load_speech_lm
 from sonant.models.speech_lm import SpeechLM
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What the model said: its text, its tokens (stop token left out), and whether it came to an end by itself."""
-
-    text: str
-    token_ids: tuple[int, ...]
-    finished: bool
+from sonant.models.vocoders.base import Vocoder
 
 
 class Assistant:
-    """A speech LM with its tokenizer, in eval mode; frozen encoders may have their frames `cached`."""
+    """A speech LM with its tokenizer, in eval mode; frozen encoders may have their frames `cached`.
+
+    vocoder: what makes sound of what a model with a speech head says (see `sonant.generate.speak.Voice`).
+    """
 
     def __init__(
         self,
@@ -34,13 +33,27 @@ class Assistant:
         tokenizer: ChatTokenizer,
         *,
         cached: Mapping[FeatureSpec, CachedFrames] = NO_CACHE,
+        vocoder: Vocoder | str | None = None,
     ) -> None:
-        self.model, self.tokenizer, self.cached = model.eval(), tokenizer, cached
+        self.model, self.tokenizer, self.cached, self._vocoder = model.eval(), tokenizer, cached, vocoder
 
     @classmethod
-    def from_folder(cls, folder: str | os.PathLike[str], *, device: str = "cpu") -> "Assistant":
-        """Returns the assistant saved in `folder`. Raises: CheckpointError if it is missing or damaged."""
-        return cls(load_speech_lm(folder).to(device), ChatTokenizer.from_folder(folder))
+    def from_folder(
+        cls, folder: str | os.PathLike[str], *, device: str = "cpu", vocoder: Vocoder | str | None = None
+    ) -> "Assistant":
+        """Returns the assistant saved in `folder`. Raises: CheckpointError if it is missing or damaged.
+
+        vocoder: None takes the one in `folder`/vocoder, if there is one.
+        """
+        model = load_speech_lm(folder).to(device)
+        own = Path(folder) / "vocoder"
+        vocoder = str(own) if vocoder is None and own.is_dir() else vocoder
+        return cls(model, ChatTokenizer.from_folder(folder), vocoder=vocoder)
+
+    @cached_property
+    def voice(self) -> Voice:
+        """What says answers. Raises: RequestError if the model has no voice, or the vocoder does not fit it."""
+        return Voice(self.model, self.tokenizer, vocoder=self._vocoder)
 
     def reply(self, conversation: Conversation, *, config: GenerationConfig | None = None, lora: bool = True) -> Reply:
         """Returns the answer to a conversation that ends with a user's turn; with `lora=False` the base LLM's."""
@@ -59,16 +72,11 @@ class Assistant:
 
         Questions are batched by length; an answer does not depend on the company it was computed in.
         """
+        config = config or GenerationConfig()
         examples = [self.example(c) for c in conversations]
-        order = sorted(range(len(examples)), key=lambda i: (examples[i].audio_duration_s, len(examples[i].token_ids)))
         replies: dict[int, Reply] = {}
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
-            batch = collate([examples[i] for i in chosen]).to(self.device)
-            said = generate(
-                self.model, batch, config=config or GenerationConfig(), stop_ids=self.tokenizer.stop_ids, lora=lora
-            )
-            replies |= {i: self._reply(ids) for i, ids in zip(chosen, said, strict=True)}
+        for chosen in _by_length(examples, batch_size):
+            replies |= zip(chosen, self._answers([examples[i] for i in chosen], config, lora=lora), strict=True)
             progress(len(chosen))
         return [replies[i] for i in range(len(examples))]
 
@@ -76,20 +84,56 @@ class Assistant:
         self, conversation: Conversation, *, config: GenerationConfig | None = None, lora: bool = True
     ) -> Iterator[str]:
         """Yields the answer piece by piece; the pieces joined are the reply's text."""
-        batch = collate([self.example(conversation)]).to(self.device)
-        steps = decode(
-            self.model, batch, config=config or GenerationConfig(), stop_ids=self.tokenizer.stop_ids, lora=lora
-        )
-        said: list[int] = []
-        shown = ""
-        for step in steps:
-            said.append(int(step.token_ids[0]))
-            text = self._reply(said).text
-            # A character that is still missing bytes decodes to U+FFFD: wait until it is whole.
-            if text.startswith(shown) and not text.endswith("\ufffd"):
-                yield text[len(shown) :]
-                shown = text
-        yield self._reply(said).text[len(shown) :]
+        for piece in self._pieces(self.example(conversation), config or GenerationConfig(), lora=lora):
+            yield piece.text
+
+    def speak(
+        self, conversation: Conversation, *, config: GenerationConfig | None = None, lora: bool = True
+    ) -> SpokenReply:
+        """Returns the answer to a conversation, said aloud. Raises: RequestError if the model has no voice."""
+        return self.speak_all([conversation], config=config, lora=lora)[0]
+
+    def speak_all(
+        self,
+        conversations: Sequence[Conversation],
+        *,
+        config: GenerationConfig | None = None,
+        answers: Sequence[str] | None = None,
+        lora: bool = True,
+        batch_size: int = 32,
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> list[SpokenReply]:
+        """Returns the answers, said aloud, in the order of the questions; batched and counted as `replies` does.
+
+        answers: what to say, in place of what the model would write.
+
+        Raises: RequestError if the model has no voice, or speech might not fit the LLM that makes it.
+        """
+        voice, config = self.voice, config or GenerationConfig()
+        examples = [self.example(c) for c in conversations]
+        replies: dict[int, SpokenReply] = {}
+        for chosen in _by_length(examples, batch_size):
+            began, asked = time.perf_counter(), [examples[i] for i in chosen]
+            if answers is None:
+                written = self._answers(asked, config, lora=lora)
+            else:
+                written = [self._given(example, answers[i]) for example, i in zip(asked, chosen, strict=True)]
+            said = voice.say(asked, written, began=began, seed=config.seed, lora=lora)
+            replies |= zip(chosen, said, strict=True)
+            progress(len(chosen))
+        return [replies[i] for i in range(len(examples))]
+
+    def stream_speech(
+        self, conversation: Conversation, *, config: GenerationConfig | None = None, lora: bool = True
+    ) -> Iterator[TextPiece | SoundChunk | SpokenReply]:
+        """Yields the answer as it is written, then its sound as it is made, in the end all of it.
+
+        Sound begins when the text is complete. Raises: as `speak_all`.
+        """
+        voice, config, began = self.voice, config or GenerationConfig(), time.perf_counter()
+        asked = self.example(conversation)
+        reply = yield from self._pieces(asked, config, lora=lora)
+        yield from voice.stream(asked, reply, began=began, seed=config.seed, lora=lora)
 
     @property
     def device(self) -> torch.device:
@@ -101,8 +145,40 @@ class Assistant:
         specs = self.model.specs_given(self.cached)
         return make_example(conversation, self.tokenizer, specs, for_generation=True, cached=self.cached)
 
+    def _answers(self, asked: Sequence[Example], config: GenerationConfig, *, lora: bool) -> list[Reply]:
+        batch = collate(asked).to(self.device)
+        said = generate(self.model, batch, config=config, stop_ids=self.tokenizer.stop_ids, lora=lora)
+        return [self._reply(ids) for ids in said]
+
+    def _pieces(self, asked: Example, config: GenerationConfig, *, lora: bool) -> Generator[TextPiece, None, Reply]:
+        """Yields the answer piece by piece and returns all of it."""
+        batch = collate([asked]).to(self.device)
+        said: list[int] = []
+        shown = ""
+        for step in decode(self.model, batch, config=config, stop_ids=self.tokenizer.stop_ids, lora=lora):
+            said.append(int(step.token_ids[0]))
+            text = self._reply(said).text
+            # A character that is still missing bytes decodes to U+FFFD: wait until it is whole.
+            if text.startswith(shown) and not text.endswith("\ufffd"):
+                yield TextPiece(text[len(shown) :])
+                shown = text
+        reply = self._reply(said)
+        yield TextPiece(reply.text[len(shown) :])
+        return reply
+
     def _reply(self, ids: Sequence[int]) -> Reply:
         finished = bool(ids) and ids[-1] in self.tokenizer.stop_ids
         kept = tuple(ids[:-1] if finished else ids)
         # Space-glued templates ([INST]) leave the space before an answer to the answer.
         return Reply(text=self.tokenizer.decode(kept).strip(), token_ids=kept, finished=finished)
+
+    def _given(self, asked: Example, text: str) -> Reply:
+        """A text as if the model had written it."""
+        ids = self.tokenizer.encode_text(text, after=int(asked.token_ids[-1]))
+        return Reply(text, tuple(ids), finished=True)
+
+
+def _by_length(examples: Sequence[Example], size: int) -> Iterator[list[int]]:
+    """Which rows are asked together: those of like length, `size` at a time."""
+    order = sorted(range(len(examples)), key=lambda i: (examples[i].audio_duration_s, len(examples[i].token_ids)))
+    yield from (order[start : start + size] for start in range(0, len(order), size))
