@@ -77,7 +77,11 @@ def check(
 def _row_faults(row: Row, clips: Mapping[ClipKey, Clip], limits: Limits) -> Iterator[Found]:
     for key in dict.fromkeys(row.clips):
         yield from clips[key].found
-    durations_s = [clips[key].duration_s or 0.0 for key in row.clips]
+    if row.last_word is not None:
+        key, start_s = row.last_word
+        if 0 < (end_s := clips[key].duration_s or 0.0) < start_s:
+            yield "unfit-words", f"{key[0]}: the last word starts at {start_s:g} s, the clip has {end_s:.3f} s"
+    durations_s = [clips[key].duration_s or 0.0 for key in row.heard]
     longest_s = max(durations_s, default=0.0)
     if limits.window_s is not None and longest_s > limits.window_s:
         yield "beyond-window", f"a clip has {longest_s:.2f} s, the encoder hears {limits.window_s:g} s"

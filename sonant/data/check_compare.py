@@ -41,7 +41,7 @@ def compare(rows: Sequence[Row], clips: Mapping[ClipKey, Clip]) -> None:
     if len(set(split_names)) == 1:
         return
     _leaking_clips(rows, clips, splits)
-    silent = np.array([0 if row.clips else row.content for row in rows], np.int64)
+    silent = np.array([0 if row.heard else row.content for row in rows], np.int64)
     sentences = np.array([row.sentence for row in rows], np.int64)
     for row, first in _repeated(rows, silent, splits):
         row.add(("leak-content", f"the conversation is also in {_place(first)}"))
@@ -84,10 +84,17 @@ def _repeats(values: Ints, groups: Ints, *, same_group: bool) -> Iterator[tuple[
 
 
 def _leaking_clips(rows: Sequence[Row], clips: Mapping[ClipKey, Clip], splits: Ints) -> None:
-    """A clip leaks by its samples where they were read, else by its file and times."""
+    """A clip leaks by its samples where they were read, else by its file and times.
+
+    One that is heard nowhere does not: two rows may say the same as they may write the same.
+    """
     identity: Callable[[ClipKey], int] = functools.cache(lambda key: _number(_identity(key, clips[key])))
+    heard = {identity(key) for row in rows for key in row.heard}
     owners = [
-        (i, key) for i, row in enumerate(rows) for key in dict.fromkeys(row.clips) if clips[key].duration_s is not None
+        (i, key)
+        for i, row in enumerate(rows)
+        for key in dict.fromkeys(row.clips)
+        if clips[key].duration_s is not None and identity(key) in heard
     ]
     owner = np.array([i for i, _ in owners], np.int64)
     values = np.array([identity(key) for _, key in owners], np.int64)

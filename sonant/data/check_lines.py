@@ -6,6 +6,7 @@ manifest ─▶ blocks of lines ─▶ processes (spawned; one block: right here
 import hashlib
 import itertools
 import json
+import math
 import multiprocessing
 import os
 import re
@@ -17,6 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sonant.chat.messages import AudioPart, Conversation
+from sonant.chat.spelling import word_starts
 from sonant.data.check_audio import ClipKey
 from sonant.data.check_rows import Found, content_faults, shape_faults
 from sonant.data.manifest import line_offsets, parse_json
@@ -42,6 +44,8 @@ class Row:
     sentence: int = 0  # the same of the answer's words; 0: they are too few to tell it
     speaker: str = ""
     clips: tuple[ClipKey, ...] = ()
+    heard: tuple[ClipKey, ...] = ()  # those of them that a model hears; an assistant's it says
+    last_word: tuple[ClipKey, float] | None = None  # the clip of a spoken answer, and when its last word starts
     num_text_tokens: int = 0
     embedded: dict[str, bytes] | None = None  # recordings inside the line, by name
 
@@ -72,8 +76,12 @@ def read_rows(path: str, *, tokenizer: "ChatTokenizer | None", count_tokens: boo
 def _interned(row: Row) -> Row:
     # What came through a pipe has a copy of every name.
     row.path, row.speaker = sys.intern(row.path), sys.intern(row.speaker)
-    row.clips = tuple((sys.intern(name), offset_s, duration_s) for name, offset_s, duration_s in row.clips)
+    row.clips, row.heard = tuple(map(_interned_key, row.clips)), tuple(map(_interned_key, row.heard))
     return row
+
+
+def _interned_key(key: ClipKey) -> ClipKey:
+    return sys.intern(key[0]), *key[1:]
 
 
 def _read_block(
@@ -126,10 +134,22 @@ class _LineReader:
         row.content = _hash(json.dumps([message.to_json() for message in conversation.messages], sort_keys=True))
         words = re.findall(r"\w+", conversation.reference.lower())
         row.sentence = _hash(" ".join(words)) if len(words) >= MIN_SENTENCE_WORDS else 0
-        row.clips = tuple(self._key(part) for part in parts)
+        row.clips = tuple(map(self._key, parts))
+        row.heard = row.clips if parts == conversation.heard_parts else tuple(map(self._key, conversation.heard_parts))
         row.embedded = {part.name: part.data for part in parts if part.data is not None} or None
-        if self.tokenizer and self.count_tokens:
+        row.last_word = self._last_word(conversation)
+        if self.tokenizer and self.count_tokens and all(code != "unfit-speech" for code, _ in row.found or ()):
             row.num_text_tokens = self._num_text_tokens(row, conversation)
+
+    def _last_word(self, conversation: Conversation) -> tuple[ClipKey, float] | None:
+        try:
+            if (part := conversation.spoken) is None:
+                return None
+            starts = word_starts(part, conversation.messages[-1].spoken_text.split())
+        except ChatError:  # content_faults told it
+            return None
+        known = [start for start in starts or () if not math.isnan(start)]
+        return (self._key(part), known[-1]) if known else None
 
     def _key(self, part: AudioPart) -> ClipKey:
         name = part.name if part.path is None else sys.intern(os.path.normpath(os.path.join(self.folder, part.path)))

@@ -6,14 +6,16 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sonant.chat.messages import ROLES, Conversation, TextPart
+from sonant.chat.messages import ROLES, Conversation, Message, TextPart
+from sonant.chat.spelling import word_starts
+from sonant.errors import ChatError
 
 Found = tuple[str, str]  # code of KINDS, detail
 
 ROW_KEYS = ("id", "task", "language", "speaker", "messages")
 MESSAGE_KEYS = ("role", "content")
 TEXT_KEYS = ("type", "text")
-AUDIO_KEYS = ("type", "path", "data", "offset_s", "duration_s", "transcript")
+AUDIO_KEYS = ("type", "path", "data", "offset_s", "duration_s", "transcript", "words")
 
 # Markup of common chat templates, found whatever tokenizer is used: <|im_end|>, <start_of_turn>, [INST], </s>, <audio>
 MARKUP = re.compile(
@@ -105,10 +107,24 @@ def content_faults(conversation: Conversation, *, markup: Sequence[str] = ()) ->
     for i, message in enumerate(conversation.messages):
         if message.role == "assistant" and not message.text.strip():
             yield "empty-target", f"messages[{i}] has no text"
+        yield from _speech_faults(message, f"messages[{i}]")
         for j, part in enumerate(message.parts):
             if isinstance(part, TextPart):
                 empty = not part.text and message.role != "assistant"
                 yield from _text_faults(part.text, f"messages[{i}].content[{j}]", empty=empty, markup=markup)
+
+
+def _speech_faults(message: Message, where: str) -> Iterator[Found]:
+    try:
+        part, words = message.spoken, message.spoken_text.split()
+    except ChatError as error:
+        yield "unfit-speech", f"{where}: {error}"
+        return
+    try:
+        if part is not None:
+            word_starts(part, words)
+    except ChatError as error:
+        yield "unfit-words", f"{where}: {error}"
 
 
 def _text_faults(text: str, where: str, *, empty: bool, markup: Sequence[str]) -> Iterator[Found]:

@@ -43,6 +43,10 @@ KINDS: Mapping[str, Kind] = {
     "markup-in-text": Kind("warning", "template markup inside a text", "clean it: it is read as plain characters"),
     "damaged-text": Kind("warning", "text with U+FFFD or control characters", "decode it with its real encoding"),
     "odd-language": Kind("warning", "no language code", "use a code such as en, de or pt-BR"),
+    "unfit-speech": Kind(
+        "error", "spoken audio that does not fit its text", "put the text before it, all that it says"
+    ),
+    "unfit-words": Kind("error", "word marks that do not fit what is said", "mark each word once, or leave them out"),
     # the recordings
     "absolute-path": Kind("warning", "an absolute audio path", "make it relative, so that data can be moved"),
     "audio-missing": Kind("error", "a recording that is not there", "check the path; it starts at the manifest"),

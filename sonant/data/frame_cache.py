@@ -132,7 +132,7 @@ def write_frame_cache(
     workers: int = 2,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> CacheReport:
-    """Returns what was added to `out`: the frames of every clip of the manifests that it does not hold yet.
+    """Returns what was added to `out`: the frames of every clip heard in the manifests that it does not hold yet.
 
     encode: parts -> frames (T, dim) of each; called with clips of like length, `batch_s` seconds at most together, by
         `workers` threads at once, so that one loads audio while another computes.
@@ -143,7 +143,7 @@ def write_frame_cache(
     folder = Path(out).absolute()
     _begin(folder, spec)
     wanted = {
-        _key(part, folder): part for manifest in manifests for row in Manifest(manifest) for part in row.audio_parts
+        _key(part, folder): part for manifest in manifests for row in Manifest(manifest) for part in row.heard_parts
     }
     known, faults = _read_index(folder)
     for index in faults:  # its clips are made again

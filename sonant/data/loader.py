@@ -46,23 +46,26 @@ class RowSizes:
     """How long a row is. Everything is counted in tokens as the LLM sees them.
 
     `target_tokens` is what the weights of a blend are measured in; None: the length of the whole row. A row of more
-    than `positions` does not fit the LLM; None: it has no limit.
+    than `positions` does not fit the LLM; None: it has no limit. The sound of the answer counts `spoken_tokens`, where
+    it takes positions of the LLM.
     """
 
     text_tokens: Callable[[Conversation], int]
     audio_tokens: Callable[[float], int]  # of one clip of so many seconds
     target_tokens: Callable[[Conversation], int] | None = None
     positions: int | None = None
+    spoken_tokens: Callable[[float], int] | None = None  # of the spoken answer of so many seconds; None: it takes none
 
     def length(self, conversation: Conversation) -> int:
         """Returns the tokens of the expanded row, at most: an optional clip counts as text and as audio.
 
         A recording that cannot be opened counts 0: it is broken later.
         """
+        sizes = [(self.audio_tokens, part) for part in conversation.heard_parts]
+        if self.spoken_tokens is not None and (spoken := conversation.spoken) is not None:
+            sizes.append((self.spoken_tokens, spoken))
         return self.text_tokens(as_written(conversation)) + sum(
-            self.audio_tokens(seconds)
-            for part in conversation.audio_parts
-            if (seconds := clip_duration_s(part)) is not None
+            count(seconds) for count, part in sizes if (seconds := clip_duration_s(part)) is not None
         )
 
 
@@ -235,7 +238,7 @@ class BatchStream:
                     f"{self._place(row)}: row {conversation.id!r} has {lengths[row]} tokens, the LLM holds "
                     f"{sizes.positions}; shorten the row or drop it (rows are never cut)"
                 )
-            has_audio[row] = bool(conversation.audio_parts)
+            has_audio[row] = bool(conversation.heard_parts)
             tasks[row] = conversation.task
         return lengths, targets, has_audio, tasks.astype(np.str_)
 

@@ -3,7 +3,7 @@
     stored   "- " ♪Buy milk.♪ " " ♪Two bottles.♪ "⏎" ♪Thanks!♪     ♪ an optional clip
     drawn    "- Buy milk. " ♪Two bottles.♪ "⏎Thanks!"
 
-A clip is optional if it carries `"optional": true`; its transcript is the written sentence. Texts and
+A user's clip is optional if it carries `"optional": true`; its transcript is the written sentence. Texts and
 transcripts, joined in order, are the user's text byte for byte, whatever is drawn.
 Source: VoiceTextBlender voices one run of sentences and freezes it; here there are several, and they never freeze.
 """
@@ -20,7 +20,7 @@ MAX_CUTS = 3  # of a turn, so that it has at most two spoken runs
 
 
 def is_optional(part: Part) -> TypeGuard[AudioPart]:
-    """Whether a part may be heard or read."""
+    """Whether a part of a user's message may be heard or read."""
     return isinstance(part, AudioPart) and part.extra.get("optional") is True and part.transcript is not None
 
 
@@ -30,7 +30,7 @@ def respan(row: Conversation, rng: np.random.Generator) -> Conversation:
     Each turn is cut at up to three places, and its pieces are spoken and written in turn: a sentence is as likely to be
     spoken wherever it stands. A row without optional clips is returned as it is, and draws nothing.
     """
-    counts = [sum(map(is_optional, message.parts)) for message in row.messages]
+    counts = [sum(map(is_optional, message.heard)) for message in row.messages]
     if not any(counts):
         return row
     spoken = [flag for count in counts if count for flag in _draw(count, rng)]
@@ -52,14 +52,14 @@ def spoken_where(row: Conversation, is_spoken: Sequence[bool]) -> Conversation:
         return replace(part, extra={key: value for key, value in part.extra.items() if key != "optional"})
 
     messages = tuple(
-        replace(m, parts=_joined(map(settled, m.parts))) if any(map(is_optional, m.parts)) else m for m in row.messages
+        replace(m, parts=_joined(map(settled, m.parts))) if any(map(is_optional, m.heard)) else m for m in row.messages
     )
     return replace(row, messages=messages)
 
 
 def as_written(row: Conversation) -> Conversation:
     """Returns the row with every optional clip written: no drawn row has more text."""
-    return spoken_where(row, [False] * sum(map(is_optional, row.audio_parts)))
+    return spoken_where(row, [False] * sum(map(is_optional, row.heard_parts)))
 
 
 def _draw(num: int, rng: np.random.Generator) -> list[bool]:

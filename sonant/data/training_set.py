@@ -14,6 +14,7 @@ from pydantic import Field, field_validator
 
 from sonant.audio.augment import Augmenter
 from sonant.audio.features import FeatureSpec
+from sonant.audio.mel import MelSpec
 from sonant.batch import Batch, CachedFrames, Example, collate, make_example
 from sonant.chat.messages import Conversation
 from sonant.chat.render import render
@@ -58,7 +59,8 @@ class DataConfig(Config):
 class Ears:
     """What a model hears with: its features, and how many positions of the LLM a clip of so many seconds takes.
 
-    `positions` is how many the LLM holds; a longer row is refused before anything is trained.
+    `positions` is how many the LLM holds; a longer row is refused before anything is trained. One that has a `voice`
+    also hears what it is to say: in these mels, and at `spoken_tokens` positions if they pass through the LLM.
     """
 
     specs: Sequence[FeatureSpec]
@@ -66,6 +68,8 @@ class Ears:
     augmenter: Augmenter | None = None
     cached: Mapping[FeatureSpec, CachedFrames] = field(default_factory=dict)  # frames of frozen encoders
     positions: int | None = None
+    voice: MelSpec | None = None
+    spoken_tokens: Callable[[float], int] | None = None
 
 
 def make_stream(
@@ -93,7 +97,13 @@ def make_stream(
 
     def example(row: Conversation, rng: np.random.Generator) -> Example:
         made = make_example(
-            respan(edit(row), rng), tokenizer, ears.specs, augmenter=ears.augmenter, rng=rng, cached=ears.cached
+            respan(edit(row), rng),
+            tokenizer,
+            ears.specs,
+            augmenter=ears.augmenter,
+            rng=rng,
+            cached=ears.cached,
+            voice=ears.voice,
         )
         check(made)
         return made
@@ -103,6 +113,7 @@ def make_stream(
         audio_tokens=ears.audio_tokens,
         target_tokens=lambda row: int(render(edit(row), tokenizer).loss_mask.sum()),
         positions=ears.positions,
+        spoken_tokens=ears.spoken_tokens,
     )
     return BatchStream(Group("blend", blend), example, sizes=sizes, plan=data.plan, loader=data.loader)
 
@@ -113,5 +124,5 @@ def dev_batches(
     """Returns the first `dev_rows` rows of each dev manifest as batches of 32, for scores that need no answers."""
     manifests = [Manifest(Path(data.root, name)) for name in data.dev]
     rows = [manifest[index] for manifest in manifests for index in range(min(data.dev_rows, len(manifest)))]
-    examples = [make_example(edit(row), tokenizer, ears.specs, cached=ears.cached) for row in rows]
+    examples = [make_example(edit(row), tokenizer, ears.specs, cached=ears.cached, voice=ears.voice) for row in rows]
     return [collate(examples[start : start + 32]) for start in range(0, len(examples), 32)]

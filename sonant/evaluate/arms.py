@@ -75,7 +75,7 @@ class Examinee:
         baselines: bool = False,
     ) -> dict[str, Asked]:
         """Returns what each arm is asked; for the cascade, clips are written down first (and kept in `folder`)."""
-        clips = [part for prompt in prompts for part in prompt.audio_parts]
+        clips = [part for prompt in prompts for part in prompt.heard_parts]
         asked = {"system" if clips else "after": Asked(prompts, lora=True)}
         if trained_only:
             return asked
@@ -162,14 +162,17 @@ class _Sum:
 
 
 def with_text(prompts: Sequence[Conversation], texts: Sequence[str]) -> list[Conversation]:
-    """Returns the prompts with their audio parts, in order, replaced by these texts, as one would have written them."""
+    """Returns the prompts with what is heard, in order, replaced by these texts, as one would have written them.
+
+    What an earlier answer sounds like stays: it is written already, and not heard.
+    """
     remaining = iter(texts)
 
     def written(part: Part) -> str:
         return next(remaining) if isinstance(part, AudioPart) else part.text
 
     def message(old: Message) -> Message:
-        if not any(isinstance(part, AudioPart) for part in old.parts):
+        if not old.heard:
             return old
         return replace(old, parts=(TextPart(" ".join(t for part in old.parts if (t := written(part).strip()))),))
 
@@ -178,7 +181,7 @@ def with_text(prompts: Sequence[Conversation], texts: Sequence[str]) -> list[Con
 
 def shown(prompt: Conversation) -> str:
     """Returns a prompt for people to read: its clips as [clip 1], [clip 2]; earlier turns with their roles."""
-    names = [f"[clip {number + 1}]" for number in range(len(prompt.audio_parts))]
+    names = [f"[clip {number + 1}]" for number in range(len(prompt.heard_parts))]
     (written,) = with_text([prompt], names)
     if len(written.messages) == 1:
         return written.messages[0].text
@@ -195,8 +198,13 @@ def _read(path: Path) -> list[Any] | None:
 
 
 def _question(prompt: Conversation) -> list[Any]:
-    """All that an answer depends on: a clip's transcript is not heard, a row's id not seen."""
-    return [[m.role, [p.text if isinstance(p, TextPart) else _clip(p) for p in m.parts]] for m in prompt.messages]
+    """All that an answer depends on: not what a clip says in writing, what an answer sounds like, or an id."""
+
+    def read(message: Message) -> list[Any]:
+        seen = [part for part in message.parts if isinstance(part, TextPart) or message.heard]
+        return [part.text if isinstance(part, TextPart) else _clip(part) for part in seen]
+
+    return [[message.role, read(message)] for message in prompt.messages]
 
 
 def _clip(part: AudioPart) -> list[Any]:

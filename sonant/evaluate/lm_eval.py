@@ -106,7 +106,7 @@ def task_of_manifest(manifest: Path, folder: Path) -> tuple[Path, int]:
     fitting = [
         {"id": row.id, "prompt": row.messages[0].text, "answer": row.reference}
         for row in rows
-        if [message.role for message in row.messages] == ["user", "assistant"] and not row.audio_parts
+        if [message.role for message in row.messages] == ["user", "assistant"] and not row.heard_parts
     ]
     if not fitting:
         raise EvaluationError(f"{manifest}: no row is one written question and one answer, which lm-eval needs")

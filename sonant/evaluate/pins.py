@@ -79,8 +79,8 @@ def rows_sha256(rows: Sequence[Conversation]) -> str:
 
 
 def recordings_sha256(rows: Sequence[Conversation]) -> str:
-    """Returns a hash over what the recordings of the rows hold, whatever they are called."""
-    parts = [part for row in rows for part in row.prompt().audio_parts]
+    """Returns a hash over what the recordings heard in the rows hold, whatever they are called."""
+    parts = [part for row in rows for part in row.prompt().heard_parts]
     return text_sha256(" ".join(str(recording_sha256(part.path) if part.path else part.name) for part in parts))
 
 

@@ -269,7 +269,7 @@ def _verdicts(judge: Judge, cases: Sequence[Case], what: str, progress: Progress
 def _cases(rows: Sequence[Conversation], prompts: Sequence[Conversation], answers: Sequence[str]) -> list[Case]:
     cases = []
     for row, prompt, answer in zip(rows, prompts, answers, strict=True):
-        said = [part.transcript or "[a recording]" for part in prompt.audio_parts]
+        said = [part.transcript or "[a recording]" for part in prompt.heard_parts]
         references = tuple(reference for reference in references_of(row) if reference)
         cases.append(Case(prompt=shown(with_text([prompt], said)[0]), answer=answer, references=references))
     return cases
@@ -289,7 +289,7 @@ def _items(each: EvalSet, wording: Wording | None, arms: Arms, marks: Marks, fol
             "id": row.id,
             "task": each.name,
             "prompt": shown(prompt),
-            "clips": [_clip(part, folder) for part in prompt.audio_parts],
+            "clips": [_clip(part, folder) for part in prompt.heard_parts],
             "reference": row.reference,
             **{name: value for name, value in known.items() if value is not None},
             **{arm: answers[index] for arm, answers in arms.items()},
@@ -324,7 +324,7 @@ def _result(each: EvalSet, answered: Answered, judge: Judge | None) -> TaskResul
     return TaskResult(
         task=each.name,
         num_rows=len(each.rows),
-        has_audio=any(row.prompt().audio_parts for row in each.rows),
+        has_audio=any(row.prompt().heard_parts for row in each.rows),
         headline=each.how.headline,
         higher=each.how.higher_is_better,
         normalizer=each.how.normalizer,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from sonant.chat.messages import AudioPart, Message
+from sonant.chat.messages import Message
 from sonant.errors import RequestError
 
 
@@ -55,7 +55,7 @@ class ChatModel(Protocol):
 
 def plain_messages(messages: Sequence[Message]) -> list[dict[str, str]]:
     """Returns the messages as role and content, for a model that reads text only. Raises: RequestError for audio."""
-    if any(isinstance(part, AudioPart) for message in messages for part in message.parts):
+    if any(message.heard for message in messages):
         raise RequestError("the request holds audio, and this language model only reads text; send its transcript")
     return [{"role": message.role, "content": message.text} for message in messages]
 

@@ -45,7 +45,7 @@ def write_distilled(
 
     Raises: ConfigError if no row has a transcribed clip, a bank is unknown or a field is missing.
     """
-    clips = [row.audio_parts[0] for row in rows if len(row.audio_parts) == 1 and row.audio_parts[0].transcript]
+    clips = [row.heard_parts[0] for row in rows if len(row.heard_parts) == 1 and row.heard_parts[0].transcript]
     if not clips:
         raise ConfigError("distillation needs rows of one clip with its 'transcript'; there are none")
     banks = {name: load_prompt_bank(name).of("train") for name in config.banks}

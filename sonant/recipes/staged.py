@@ -93,14 +93,16 @@ def cached_frames(
 
 
 def spoken_as(row: Conversation, *, normalize: Callable[[str], str] = str) -> Conversation:
-    """Returns the row with the normalised transcript of every clip; one that has none is said to say the answer."""
+    """Returns the row with the normalised transcript of every clip heard; one without says the answer."""
 
     def part(old: Part) -> Part:
         if isinstance(old, TextPart):
             return old
         return replace(old, transcript=normalize(row.reference if old.transcript is None else old.transcript))
 
-    return replace(row, messages=tuple(replace(m, parts=tuple(map(part, m.parts))) for m in row.messages))
+    return replace(
+        row, messages=tuple(replace(m, parts=tuple(map(part, m.parts))) if m.heard else m for m in row.messages)
+    )
 
 
 def keep_better(

@@ -117,8 +117,8 @@ class Combiner:
         for index, row in enumerate(rows):
             if reason := self._unusable(row):
                 self.dropped.append(Dropped(row.id or f"row {index}", reason))
-            elif row.audio_parts:
-                self._recordings[row.audio_parts[0].key][row.task].append(row)
+            elif row.heard_parts:
+                self._recordings[row.heard_parts[0].key][row.task].append(row)
             else:
                 self._written[row.task].append(row)
         if not self._recordings:
@@ -174,10 +174,10 @@ class Combiner:
             return "not one question and one answer"
         if row.task not in self.config.tasks:
             return f"no sub-task {row.task!r} in the settings"
-        if len(row.audio_parts) > 1:
+        if len(row.heard_parts) > 1:
             return "more than one recording"
-        if self.config.tasks[row.task].heard != bool(row.audio_parts):
-            return "a recording where none is heard" if row.audio_parts else "no recording"
+        if self.config.tasks[row.task].heard != bool(row.heard_parts):
+            return "a recording where none is heard" if row.heard_parts else "no recording"
         return ""
 
     def _orders(self, names: frozenset[str], wanted: Split) -> dict[int, list[tuple[str, ...]]]:
@@ -236,9 +236,9 @@ class Combiner:
         frames = self._frames[len(asked)]
         number = self._uses[len(asked)] % len(frames)  # in turn, so that every wording is asked equally often
         self._uses[len(asked)] += 1
-        heard = next(each.row for each in asked if each.row.audio_parts)
+        heard = next(each.row for each in asked if each.row.heard_parts)
         phrases = dict(zip(NUMBERS, (each.phrase for each in asked), strict=False))
-        parts = instructed(_punctuated(frames[number], phrases), heard.audio_parts[0], **phrases)
+        parts = instructed(_punctuated(frames[number], phrases), heard.heard_parts[0], **phrases)
         answer = self.config.separator.join(f"{each.intro} {each.reference}" for each in instructions)
         sources = list(dict.fromkeys(each.row.id for each in asked))
         note = {
@@ -260,7 +260,7 @@ def _named(recording: Recording) -> str:
 
 def _first_id(asked: Sequence[_Asked]) -> str:
     """What a combined row is named after: the first of its rows that holds a recording."""
-    return next(each.row.id for each in asked if each.row.audio_parts)
+    return next(each.row.id for each in asked if each.row.heard_parts)
 
 
 def _fields(row: Conversation) -> dict[str, str]:

@@ -99,7 +99,7 @@ class Best:
         made = voiced(
             row, lambda text: clips.part(text, manner, optional=True) if _words(text) <= config.max_words else None
         )
-        if not made.audio_parts:
+        if not made.heard_parts:
             return Dropped(job.place, "no sentence can be said")
         extra = {**row.extra, "provenance": provenance_of(row, self.engine, manner, seed=config.seed)}
         return job.place, replace(
@@ -188,7 +188,7 @@ class Faithful:
 
 def unusable(row: Conversation) -> str:
     """Returns why nothing of a row can be spoken; "" if something may be."""
-    if row.audio_parts:
+    if row.heard_parts:
         return "has audio already"
     if not any(message.role == "user" and message.text.strip() for message in row.messages):
         return "no text of a user"

@@ -54,7 +54,7 @@ class Revoice:
 
     def _at_shares(self, job: Job, made: Conversation) -> Iterator[Conversation]:
         # As many as the share says on average over rows, and each row's first ones of one order.
-        num = sum(map(is_optional, made.audio_parts))
+        num = sum(map(is_optional, made.heard_parts))
         (rng,) = row_rng(self.best.config.seed, job.index).spawn(1)  # apart from the draws of the voice
         order, rounding = rng.permutation(num).tolist(), rng.random()
         task = job.row.task or "text"

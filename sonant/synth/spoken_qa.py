@@ -258,9 +258,9 @@ def _holds(transcript: str, answer: str, *, language: str) -> bool:
 
 def _recording(row: Conversation) -> AudioPart:
     """Returns the row's only recording, with its transcript and duration. Raises: Refused."""
-    if len(row.audio_parts) != 1:
-        raise Refused("not one recording", f"{len(row.audio_parts)} recordings")
-    (recording,) = row.audio_parts
+    if len(row.heard_parts) != 1:
+        raise Refused("not one recording", f"{len(row.heard_parts)} recordings")
+    (recording,) = row.heard_parts
     transcript = (recording.transcript or (row.reference if row.task == "asr" else "")).strip()
     if not transcript:
         raise Refused("no transcript", "neither beside the recording nor as the answer of an asr row")

@@ -142,3 +142,22 @@ def test_a_mistake_in_json_is_explained(row, message):
 def test_a_role_that_does_not_exist_is_refused():
     with pytest.raises(ChatError, match="role is 'bot'; allowed are system, user, assistant"):
         Message("bot", ())
+
+
+def test_an_assistants_audio_is_spoken_and_everyone_elses_heard():
+    part = {name: AudioPart(f"{name}.wav") for name in "suab"}
+    turns = system("s", part["s"]), user(part["u"]), assistant("a", part["a"]), user("v"), assistant("b", part["b"])
+    conversation = Conversation(turns)
+    assert conversation.audio_parts == tuple(part.values())
+    assert conversation.heard_parts == (part["s"], part["u"])
+    assert conversation.spoken == part["b"]
+    assert conversation.prompt().spoken is None  # an earlier answer is only read
+    assert [message.spoken for message in turns] == [None, None, part["a"], None, part["b"]]
+
+
+@pytest.mark.parametrize(
+    ("transcript", "said"), [(None, "A cat. It purrs"), ("It purrs", "It purrs"), (" It purrs\n", "It purrs")]
+)
+def test_the_spoken_text_is_the_end_of_the_text(transcript, said):
+    assert assistant("A cat. ", "It purrs ", AudioPart("a.wav", transcript=transcript)).spoken_text == said
+    assert not user("A cat. It purrs", AudioPart("a.wav", transcript=transcript)).spoken_text

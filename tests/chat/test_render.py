@@ -1,6 +1,7 @@
 """A conversation becomes tokens, mask and slots; what the templates would write is the independent source."""
 
 import inspect
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -93,11 +94,21 @@ texts = st.text(max_size=8) | st.sampled_from(
 )
 parts = texts.map(TextPart) | st.sampled_from("abc").map(AudioPart)
 content = st.lists(parts, max_size=4).map(tuple)
-anything = st.lists(
-    st.builds(Message, st.sampled_from(["system", "user", "assistant"]), content), min_size=1, max_size=4
-)
+
+
+def turn(role, parts):
+    """What an assistant says stands behind its text, or nowhere."""
+    if role != "assistant":
+        return Message(role, parts)
+    written = tuple(part for part in parts if isinstance(part, TextPart))
+    spoken = [part for part in parts if isinstance(part, AudioPart)][:1]
+    has_text = any(part.text.strip() for part in written)
+    return Message(role, (*written, *(spoken if has_text else ())))
+
+
+anything = st.lists(st.builds(turn, st.sampled_from(["system", "user", "assistant"]), content), min_size=1, max_size=4)
 alternating = st.lists(content, min_size=1, max_size=4).map(
-    lambda all: [Message("assistant" if i % 2 else "user", parts) for i, parts in enumerate(all)]
+    lambda all: [turn("assistant" if i % 2 else "user", parts) for i, parts in enumerate(all)]
 )
 
 
@@ -138,7 +149,7 @@ def test_without_its_frames_an_expanded_conversation_is_the_one_without_audio(ca
     assert len(ids) == len(text.token_ids) + sum(num_frames)
     assert [id for i, id in enumerate(ids) if i not in heard] == text.token_ids.tolist()
     assert [weight for i, weight in enumerate(mask) if i not in heard] == text.loss_mask.tolist()
-    assert [slot.audio for slot in rendered.slots] == list(conversation.audio_parts)
+    assert [slot.audio for slot in rendered.slots] == list(conversation.heard_parts)
 
 
 @given(named)
@@ -209,11 +220,37 @@ def test_a_pad_equal_to_the_end_of_turn_is_still_learned():  # spec, defect 6
     assert rendered.loss_mask[ends].tolist() == [0, 1]
 
 
-def test_speech_in_an_answer_is_a_slot_inside_the_answer():
-    rendered = render(Conversation((user("q"), assistant("a", AudioPart("a.wav"), "b"))), CHATML)
-    (slot,) = rendered.slots
-    assert rendered.loss_mask[slot.position - 1 : slot.position + 2].tolist() == [1, 1, 1]
-    assert CHATML.hf.decode(rendered.token_ids[slot.position - 1 : slot.position + 2]) == "ab<|im_end|>"
+def test_what_an_assistant_says_aloud_is_read_and_not_heard():
+    written = (user("q", AudioPart("q.wav")), assistant("a b"), user("r"), assistant("c d"))
+    aloud = tuple(replace(m, parts=(*m.parts, AudioPart("a.wav"))) if m.role == "assistant" else m for m in written)
+    read, said = (render(Conversation(turns), CHATML) for turns in (written, aloud))
+    assert said.token_ids.tolist() == read.token_ids.tolist()
+    assert said.loss_mask.tolist() == read.loss_mask.tolist()
+    assert [slot.audio.path for slot in said.slots] == ["q.wav"]
+
+
+def test_where_the_closing_answer_stands_is_known(tokenizer):
+    conversation = Conversation((user("q"), assistant("no"), user("r"), assistant("a dog", AudioPart("a.wav"))))
+    whole = render(conversation, tokenizer)
+    ids = whole.token_ids[whole.answer.start : whole.answer.stop].tolist()
+    assert tokenizer.decode(ids).strip() == "a dog"
+    assert whole.token_ids[whole.answer.stop] == tokenizer.end_of_turn_id
+    assert not render(conversation.prompt(), tokenizer, for_generation=True).answer
+
+
+@pytest.mark.parametrize(
+    ("parts", "told"),
+    [
+        (("a", AudioPart("x"), AudioPart("y")), r"holds 2 recordings \(x, y\); allowed is one"),
+        ((AudioPart("x"), "a"), "spoken audio x: text follows it; allowed is one recording behind all the text"),
+        ((" ", AudioPart("x")), "spoken audio x: there is no text; .* write what is said before it"),
+        (("the cat", AudioPart("x", transcript="cats")), "transcript is 'cats', the text ends in 'the cat'; allowed"),
+        (("the cat", AudioPart("x", transcript=" ")), "transcript is ' ', the text ends in 'the cat'; allowed"),
+    ],
+)
+def test_speech_that_does_not_fit_its_text_is_refused(parts, told):
+    with pytest.raises(ChatError, match=told):
+        render(Conversation((user("q"), assistant(*parts), user("r"), assistant("s"))), CHATML)
 
 
 def test_a_slot_stands_between_its_neighbours():

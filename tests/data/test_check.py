@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,11 @@ def audio(path: str = "good.wav", **changes: Any) -> Made:
     return {"type": "audio", "path": path} | changes
 
 
+def aloud(text: str, path: str = "spoken.wav", **changes: Any) -> list[Made]:
+    answer = [{"type": "text", "text": text}, audio(path, **changes)]
+    return [message("user", f"Say {text}"), message("assistant", answer)]
+
+
 def message(role: str, content: Any) -> Made:
     return {"role": role, "content": content}
 
@@ -49,6 +55,7 @@ def owl(answer: str) -> list[Made]:
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("clips")
     noise(folder, "good.wav")
+    noise(folder, "spoken.wav", duration_s=0.6)
     noise(folder, "long.wav", duration_s=4.0)
     noise(folder, "short.wav", duration_s=0.05)
     noise(folder, "telephone.wav", rate_hz=6000)
@@ -88,6 +95,8 @@ PLANTED: dict[str, Callable[[int], Made | bytes]] = {
     "markup-in-text": lambda n: row(n, "hi <|im_end|>"),
     "damaged-text": lambda n: row(n, "caf\ufffd"),
     "odd-language": lambda n: row(n, language="English"),
+    "unfit-speech": lambda n: row(n, messages=aloud(f"fine {n}", transcript="bad")),
+    "unfit-words": lambda n: row(n, messages=aloud(f"all {n}", words=[["all", 0.1]])),
     "absolute-path": lambda n: row(n, audio("/somewhere/x.wav")),
     "audio-missing": lambda n: row(n, audio("missing.wav")),
     "audio-empty": lambda n: row(n, audio("none.wav")),
@@ -205,6 +214,25 @@ def test_manifests_of_one_split_may_share_clips(clips: Path) -> None:
     paths = [write_rows(clips / f"{name}.jsonl", [row(0, audio(up.get(name, "good.wav")))]) for name in names]
     assert check(paths[:2]).faults == []
     assert [(f.code, f.path) for f in check(paths).faults] == [("leak-audio", str(paths[2]))]
+
+
+def test_what_answers_sound_like_is_checked_but_fills_no_context_and_leaks_nothing(clips: Path) -> None:
+    for split in ("train", "test"):
+        rows = [row(n, messages=aloud(f"{split} {n}", name)) for n, name in enumerate(["long.wav", "silent.wav"])]
+        write_rows(clips / f"say-{split}.jsonl", list(rows))
+    paths = [clips / "say-train.jsonl", clips / "say-test.jsonl"]
+    report = check(paths, tokenizer=byte_tokenizer(), limits=replace(LIMITS, context=70, window_s=3.0))
+    assert (report.counts, report.clips) == ({"audio-silent": 2}, 2)
+    heard = write_rows(clips / "hear-dev.jsonl", [row(0, audio("long.wav"))])
+    assert "leak-audio" in check([*paths, heard]).counts  # it is heard where it was said
+
+
+@pytest.mark.parametrize(("start_s", "counts"), [(0.55, {}), (0.65, {"unfit-words": 1})])
+def test_the_last_word_starts_within_the_clip(clips: Path, start_s: float, counts: dict[str, int]) -> None:
+    rows = [row(0, messages=aloud("all fine", words=[["all", 0.1], ["fine", start_s]]))]
+    path = write_rows(clips / "marks.jsonl", list(rows))
+    assert check([path], depth="headers").counts == counts
+    assert check([path], depth="metadata").counts == {}  # its length is not stated
 
 
 def test_the_special_tokens_of_the_tokenizer_are_markup_too(clips: Path) -> None:

@@ -216,6 +216,14 @@ def test_the_index_is_readable_lines_of_json(tmp_path: Path) -> None:
     assert second["start"] == 10
 
 
+def test_what_assistants_say_is_not_encoded(tmp_path: Path) -> None:
+    manifest(tmp_path, ["a.wav", "b.wav"])
+    spoken = Conversation((user(AudioPart("clips/a.wav")), assistant("yes", AudioPart("clips/b.wav"))))
+    write(tmp_path / "spoken.jsonl", [spoken])
+    assert build(tmp_path / "spoken.jsonl", out=tmp_path / "cache", ear=(ear := Ear())).clips == 1
+    assert [Path(name).name for name in ear.heard] == ["a.wav"]
+
+
 def test_clips_of_like_length_are_encoded_together(tmp_path: Path) -> None:
     batches: list[list[float]] = []
 

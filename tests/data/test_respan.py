@@ -59,6 +59,12 @@ def test_written_neighbours_become_one_text() -> None:
     assert as_written(SHOPPING).messages[0].parts == (TextPart("- Buy milk. Two bottles.\n\tThanks! :)"),)
 
 
+def test_what_an_assistant_says_is_never_optional() -> None:
+    stored = Conversation((user("read this"), assistant("One.", clip("One."))))
+    assert respan(stored, np.random.default_rng(0)) is stored
+    assert as_written(stored) == stored
+
+
 def test_a_row_without_optional_clips_is_itself_and_draws_nothing() -> None:
     plain = row(["say ", AudioPart("a.wav", transcript="x")], ["bye", "!"])
     rng = np.random.default_rng(3)

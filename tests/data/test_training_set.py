@@ -5,12 +5,14 @@ import pytest
 import torch
 
 from sonant.audio.features import FeatureSpec
+from sonant.audio.io import save
+from sonant.audio.mel import MelSpec
 from sonant.batch import Example
 from sonant.chat.messages import AudioPart, Conversation, assistant, user
 from sonant.data.manifest import write
-from sonant.data.training_set import DataConfig, Ears, SourceConfig, make_stream
+from sonant.data.training_set import DataConfig, Ears, SourceConfig, dev_batches, make_stream
 from sonant.errors import ManifestError
-from sonant.testing import byte_tokenizer
+from sonant.testing import byte_tokenizer, tone
 
 TOKENIZER = byte_tokenizer()
 EARS = Ears((), audio_tokens=lambda duration_s: round(10 * duration_s))
@@ -42,6 +44,30 @@ def test_a_clip_counts_as_many_tokens_as_the_ears_say(tmp_path: Path) -> None:
     heard = make_stream(data(tmp_path, text={}), TOKENIZER, EARS).lengths
     deaf = make_stream(data(tmp_path, text={}), TOKENIZER, Ears((), audio_tokens=lambda duration_s: 0)).lengths
     assert set(heard - deaf) == {20}
+
+
+def test_spoken_answers_are_targets_of_a_voice_and_take_positions_only_where_they_pass_through_the_llm(
+    tmp_path: Path,
+) -> None:
+    save(tmp_path / "b.wav", tone(0.5), sample_rate_hz=16_000)
+    aloud = AudioPart("b.wav", duration_s=0.5, extra={"words": [["so", 0.1]]})
+    rows = [Conversation((user("say:"), assistant("so", aloud)), id=f"r{i}", task="aloud") for i in range(4)]
+    write(tmp_path / "aloud.jsonl", [*rows, Conversation((user("well?"), assistant("no")), id="r4", task="chat")])
+    config = {"speech": {"aloud": {"manifest": "aloud.jsonl"}}, "text": {}, "loader": {"workers": 0}}
+    made = data(tmp_path, dev=["aloud.jsonl"], **config)
+    voiced = replace(EARS, voice=MelSpec())
+    deaf, own, through = (
+        make_stream(made, TOKENIZER, ears)
+        for ears in (EARS, voiced, replace(voiced, spoken_tokens=lambda duration_s: round(80 * duration_s)))
+    )
+    assert next(deaf.steps()).batches[0].spoken is None
+    assert own.lengths.tolist() == deaf.lengths.tolist()
+    assert (through.lengths - own.lengths).tolist() == [40, 40, 40, 40, 0]
+    for batch in (next(own.steps()).batches[0], *dev_batches(made, TOKENIZER, voiced, edit=lambda row: row)):
+        assert batch.spoken is not None
+        assert batch.num_audio == 0
+        assert batch.spoken.mel_lengths.tolist() == [40] * 4
+        assert [batch.ids[row] for row in batch.spoken.row] == sorted(set(batch.ids) - {"r4"}, key=batch.ids.index)
 
 
 def test_an_override_of_null_takes_a_source_away() -> None:

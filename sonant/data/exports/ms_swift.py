@@ -5,6 +5,7 @@
 
 ms-swift knows no segments: a clip that is a part of a longer recording is cut to a FLAC of its own. It has no escape
 for its tags either: a row whose text holds <audio>, <image> or <video> is refused. Paths are absolute, as it advises.
+Its answers are text: what one sounds like is named in "sonant" only.
 """
 
 import json
@@ -14,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sonant.chat.messages import AudioPart, Conversation, TextPart
+from sonant.chat.messages import Conversation, TextPart
 from sonant.data.exports.base import Clips, Export, ExportReport, carrying, with_files
 from sonant.data.manifest import Manifest, write_lines
 from sonant.data.sources.rows import RowFault
@@ -40,9 +41,9 @@ def shape(conversation: Conversation, *, audios: Sequence[str]) -> dict[str, Any
     """Returns a conversation as ms-swift writes it. Raises: RowFault if its text holds a tag."""
     messages = []
     for message in conversation.messages:
-        content = "".join(part.text if isinstance(part, TextPart) else TAG for part in message.parts)
-        num_clips = sum(isinstance(part, AudioPart) for part in message.parts)
-        if content.count(TAG) != num_clips or any(tag in content for tag in OTHER_TAGS):
+        tag = "" if message.role == "assistant" else TAG
+        content = "".join(part.text if isinstance(part, TextPart) else tag for part in message.parts)
+        if content.count(TAG) != len(message.heard) or any(tag in content for tag in OTHER_TAGS):
             raise RowFault("text holds a tag", content[:80])
         messages.append({"role": message.role, "content": content})
     labels = {name: getattr(conversation, name) for name in ("id", "task", "language", "speaker")}
@@ -51,6 +52,6 @@ def shape(conversation: Conversation, *, audios: Sequence[str]) -> dict[str, Any
 
 
 def _line(conversation: Conversation, *, clips: Clips, folder: Path) -> str:
-    audios = [clips.cut(part) for part in conversation.audio_parts]
+    audios = [clips.cut(part) for part in conversation.heard_parts]
     row = carrying(with_files(conversation, clips.whole), partial(shape, audios=audios), folder=folder)
     return json.dumps(row, ensure_ascii=False)

@@ -34,7 +34,7 @@ def _convert(row: Row, *, path: Path, root: str) -> Iterator[SourceRow]:
     audios = names(row, "audios")
     if KEY in row.values:
         conversation = carried(row, partial(shape, audios=()))
-        if len(audios) != len(conversation.audio_parts):
+        if len(audios) != len(conversation.heard_parts):
             raise RowFault("edited after export", f"{len(audios)} clips")
         yield with_files(conversation, lambda part: resolved(part.path or "", path.parent, root))
         return

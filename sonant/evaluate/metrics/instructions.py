@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from sonant.chat.messages import AudioPart, Conversation
+from sonant.chat.messages import Conversation
 from sonant.data.instructions import Instruction, Kind, listed_instructions
 from sonant.errors import ConfigError, EvaluationError
 from sonant.evaluate.metrics.score import RowMetric
@@ -85,7 +85,7 @@ def part_marks(answer: str, row: Conversation) -> tuple[PartMark, ...]:
 
 def transcript_of(row: Conversation) -> str | None:
     """Returns what the recordings of a row's last turn say; None if it has none, or one is not written down."""
-    texts = [part.transcript for part in row.prompt().messages[-1].parts if isinstance(part, AudioPart)]
+    texts = [part.transcript for part in row.prompt().messages[-1].heard]
     return " ".join(map(str, texts)) if texts and None not in texts else None
 
 
