@@ -195,7 +195,9 @@ class SpeechLM(nn.Module):
         """Returns a number that depends on every parameter that speaks, for batches in which nothing is said."""
         assert self.speech_head is not None
         states, mels = silent_states(self.speech_head, output.spliced.inputs_embeds, llm=self.llm, scale=output.scale)
-        frames = self.speech_head(states, mels, mels.new_ones(1).long(), word_starts=mels.new_zeros(1, 1))
+        frames = self.speech_head(
+            states, mels, torch.tensor([mels.shape[1]], device=mels.device), word_starts=mels.new_zeros(1, 1)
+        )
         ends = [x.sum() for x in (frames.output, frames.stop_logits, frames.advance_logits) if x is not None]
         return torch.stack(ends).sum()
 

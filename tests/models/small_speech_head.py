@@ -83,7 +83,7 @@ def spoken_batch(rows: Sequence[tuple[int, Sequence[tuple[int, int]], int]], **c
         row=torch.tensor([row for row, _, _ in said]),
         token_position=torch.tensor([[position] for _, position, _ in said]),
         token_word=torch.zeros(size, 1, dtype=torch.int64),
-        letters=torch.tensor([[97, 98 + row] for row, _, _ in said]),
+        letters=torch.tensor([[97, 98 + frames] for _, _, frames in said]),
         letter_word=torch.zeros(size, 2, dtype=torch.int64),
         num_words=torch.ones(size, dtype=torch.int64),
         mels=mels,

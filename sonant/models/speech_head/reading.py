@@ -14,7 +14,7 @@ from sonant.spoken import SpokenBatch
 def read_spoken(
     spoken: SpokenBatch, hidden: Tensor, spliced: Spliced, *, speaker: Tensor | None = None
 ) -> SpokenStates:
-    """Returns the states of the spoken rows; `hidden` (B, L, D) of the rows of `spliced`, speaker vectors (B, V).
+    """Returns the states of the spoken rows; `hidden` (B, L, D) of the rows of `spliced`, speaker (S, V).
 
     The context for frames that are positions of the LLM is for the caller to add.
     """
@@ -25,7 +25,7 @@ def read_spoken(
         letters=spoken.letters,
         letter_word=spoken.letter_word,
         num_words=spoken.num_words,
-        speaker=None if speaker is None else speaker[spoken.row],
+        speaker=speaker,
     )
 
 
