@@ -19,6 +19,8 @@ MAKE_EPILOG = """Examples:
     sonant world make runs/world --set train.asr=3000 --set engine=flite   (flite: apt-get install flite)
 
     sonant world make runs/many --for wavllm   (speakers, manners, combined instructions)
+
+    sonant world make runs/spoken --for spectron   (answers spoken in eight voices; one: --set num_voices=1)
 """
 BUILD_EPILOG = """Examples:
 
@@ -33,7 +35,8 @@ Settings = Annotated[list[str] | None, typer.Option("--set", help="Any setting, 
 def make(
     out: Annotated[Path, typer.Argument(help="Folder for clips and manifests.")],
     purpose: Annotated[
-        Literal["voicetextblender", "wavllm"], typer.Option("--for", help="The recipe whose tasks are made.")
+        Literal["voicetextblender", "wavllm", "spectron"],
+        typer.Option("--for", help="The recipe whose tasks are made."),
     ] = "voicetextblender",
     settings: Settings = None,
 ) -> None:
@@ -43,6 +46,11 @@ def make(
 
         many = _changed(WavLLMWorldConfig(), settings or [])
         counts = make_wavllm_world(out, config=many, tell=typer.echo)
+    elif purpose == "spectron":
+        from sonant.synth.world.spectron import SpectronWorldConfig, make_spectron_world
+
+        spoken = _changed(SpectronWorldConfig(), settings or [])
+        counts = make_spectron_world(out, config=spoken, tell=typer.echo)
     else:
         from sonant.synth.world.make import WorldConfig, make_world
 
@@ -54,14 +62,14 @@ def make(
 @app.command(epilog=BUILD_EPILOG)
 def build(
     out: Annotated[Path, typer.Argument(help="Folder for tokenizer, texts, runs and finished parts.")],
-    part: Annotated[str, typer.Option(help="llm, encoder, speaker-encoder or all.")] = "all",
+    part: Annotated[str, typer.Option(help="llm, encoder, speaker-encoder, vocoder or all.")] = "all",
     settings: Settings = None,
 ) -> None:
-    """Train the tiny parts again, from nothing: tiny/llm, tiny/encoder, tiny/speaker-encoder. About half an hour."""
+    """Train the tiny parts again, from nothing: tiny/llm, tiny/encoder, tiny/speaker-encoder, tiny/vocoder. An hour."""
     from sonant.errors import ConfigError
 
-    if part not in ("llm", "encoder", "speaker-encoder", "all"):
-        raise ConfigError(f"--part {part!r}: parts are llm, encoder, speaker-encoder and all")
+    if part not in ("llm", "encoder", "speaker-encoder", "vocoder", "all"):
+        raise ConfigError(f"--part {part!r}: parts are llm, encoder, speaker-encoder, vocoder and all")
     if part == "all" and settings:
         raise ConfigError("--set needs --part: the settings of the parts differ")
     if part in ("llm", "all"):
@@ -70,6 +78,8 @@ def build(
         _build_encoder(out, settings or [])
     if part in ("speaker-encoder", "all"):
         _build_speaker_encoder(out, settings or [])
+    if part in ("vocoder", "all"):
+        _build_vocoder(out, settings or [])
 
 
 def _build_llm(out: Path, settings: list[str]) -> None:
@@ -121,6 +131,20 @@ def _build_speaker_encoder(out: Path, settings: list[str]) -> None:
     scores = build_speaker_encoder(
         train, folder, config=config, run_dir=run_dir, dev=dev, command=command, say=typer.echo
     )
+    _print_scores(scores, folder)
+
+
+def _build_vocoder(out: Path, settings: list[str]) -> None:
+    from sonant.recipes.tiny_vocoder import TinyVocoderRecipe, build_vocoder
+    from sonant.synth.world.listening import make_listening
+    from sonant.synth.world.tokenizer import train_tokenizer
+
+    train_tokenizer(out / "tokenizer")
+    train, dev = make_listening(out / "listening", tell=typer.echo)  # the clips of the encoder
+    config = _changed(TinyVocoderRecipe(tokenizer=str(out / "tokenizer")), ["train.resume=true", *settings])
+    run_dir = out / "vocoder"
+    folder, command = run_dir / "model", "sonant world build --part vocoder"
+    scores = build_vocoder(train, folder, config=config, run_dir=run_dir, dev=dev, command=command, say=typer.echo)
     _print_scores(scores, folder)
 
 
