@@ -253,7 +253,7 @@ def mel_filters(spec: FeatureSpec) -> NDArray[np.float64]:
         edges = np.linspace(htk_mel(20.0), htk_mel(top_hz), spec.num_mels + 2)
         points = htk_mel(bins_hz)
     else:
-        edges = _slaney_hz(np.linspace(0.0, _slaney_mel(top_hz), spec.num_mels + 2))
+        edges = slaney_hz(np.linspace(0.0, slaney_mel(top_hz), spec.num_mels + 2))
         points = bins_hz
     filters = triangles(points, edges)
     return filters if spec.mel_scale == "kaldi" else filters * (2.0 / (edges[2:] - edges[:-2]))
@@ -277,11 +277,13 @@ def htk_hz(mel: Any) -> Any:
     return 700.0 * np.expm1(mel / 1127.0)
 
 
-def _slaney_mel(hz: float) -> float:
+def slaney_mel(hz: float) -> float:
+    """Returns Slaney's mels of a frequency in Hz."""
     return hz * 3.0 / 200.0 if hz < 1000.0 else 15.0 + 27.0 * float(np.log(hz / 1000.0) / np.log(6.4))
 
 
-def _slaney_hz(mel: NDArray[np.float64]) -> NDArray[np.float64]:
+def slaney_hz(mel: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Returns the frequencies in Hz of Slaney's mels."""
     return np.where(mel < 15.0, mel * 200.0 / 3.0, 1000.0 * np.exp(np.log(6.4) / 27.0 * (mel - 15.0)))
 
 

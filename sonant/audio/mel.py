@@ -10,18 +10,19 @@ Encoders hear by `sonant.audio.features` instead, each as it was trained to.
 import functools
 import math
 from dataclasses import dataclass, fields
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sonant.audio.features import htk_hz, htk_mel, triangles
+from sonant.audio.features import htk_hz, htk_mel, slaney_hz, slaney_mel, triangles
 from sonant.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class MelSpec:
-    """How samples become log mels: magnitudes (not powers), HTK triangles of height 1, natural logarithm.
+    """How samples become log mels: magnitudes (not powers), triangles of mels, natural logarithm.
 
     Source: the defaults are those of the best analysis measured for Griffin-Lim at 16 kHz (specs/spectron.md, 5).
     """
@@ -34,10 +35,13 @@ class MelSpec:
     min_hz: float = 20.0
     max_hz: float = 8000.0
     floor: float = 1e-5  # magnitudes below it are raised to it
+    scale: Literal["htk", "slaney"] = "htk"  # triangles of height 1 in HTK's mels, or of area 1 in Slaney's
 
     def __post_init__(self) -> None:
+        if self.scale not in ("htk", "slaney"):
+            raise ConfigError(f"mel spec: scale is {self.scale!r}; htk and slaney are allowed")
         for field in fields(self):
-            if (value := getattr(self, field.name)) <= 0 and field.name != "min_hz":
+            if field.name not in ("scale", "min_hz") and (value := getattr(self, field.name)) <= 0:
                 raise ConfigError(f"mel spec: {field.name} is {value}; a number above 0 is allowed")
         hop, window, fft = self.hop_length, self.window_length, self.fft_size
         if not hop <= window <= fft or (fft - hop) % 2:
@@ -60,6 +64,11 @@ class MelSpec:
     def log_floor(self) -> float:
         """Returns the log mel of silence, the lowest there is."""
         return math.log(self.floor)
+
+    def unlike(self, other: "MelSpec") -> str:
+        """Returns where the two differ, as "hop_length 200 against 256, ..."; empty if nowhere."""
+        pairs = [(field.name, getattr(self, field.name), getattr(other, field.name)) for field in fields(self)]
+        return ", ".join(f"{name} {mine} against {theirs}" for name, mine, theirs in pairs if mine != theirs)
 
     def num_frames(self, num_samples: int) -> int:
         """Returns F, the frames that `log_mel` makes of S samples: those of a last hop that is not full, too."""
@@ -97,21 +106,46 @@ def spectra(samples: Tensor, spec: MelSpec) -> Tensor:
 
 def overlap_add(frames: Tensor, spec: MelSpec) -> Tensor:
     """Returns samples (B, F * hop): frames (B, F, fft_size) laid where `spectra` takes them from, and added up."""
-    num_frames, size = frames.shape[1:]
-    whole = (num_frames - 1) * spec.hop_length + size
-    laid = torch.nn.functional.fold(
-        frames.transpose(1, 2), output_size=(1, whole), kernel_size=(1, size), stride=(1, spec.hop_length)
-    )
-    side = (size - spec.hop_length) // 2
-    return laid[:, 0, 0, side : side + num_frames * spec.hop_length]
+    batch, num_frames, size = frames.shape
+    hop = spec.hop_length
+    num_hops = -(-size // hop)  # a frame cut into hops: laying it is adding that many rows of hops, each one further
+    hops = torch.nn.functional.pad(frames, (0, num_hops * hop - size)).view(batch, num_frames, num_hops, hop)
+    laid = frames.new_zeros(batch, num_frames + num_hops - 1, hop)
+    for number in range(num_hops):
+        laid[:, number : number + num_frames] += hops[:, :, number]
+    side = (size - hop) // 2
+    return laid.view(batch, -1)[:, side : side + num_frames * hop]
+
+
+class Synthesis:
+    """Samples of complex spectra (B, F, fft_size // 2 + 1): the inverse of `spectra` where there is one.
+
+    Rows end after `lengths` (B,) frames: what follows is zero and counts for nothing, so a row equals itself alone.
+
+    Source: Griffin and Lim 1984, equation 6 (least squares of the windowed frames).
+    """
+
+    def __init__(self, lengths: Tensor, num_frames: int, spec: MelSpec) -> None:
+        self.spec = spec
+        self.real = torch.arange(num_frames, device=lengths.device) < lengths[:, None]  # (B, F)
+        self._window = window_of(spec).to(lengths.device)
+        weight = overlap_add(self.real[..., None] * self._window.square(), spec)
+        self._weight = self.real.repeat_interleave(spec.hop_length, dim=1) / weight.clamp(min=1e-3)
+
+    def __call__(self, spectrum: Tensor) -> Tensor:
+        """Returns samples (B, F * hop)."""
+        frames = torch.fft.irfft(spectrum, n=self.spec.fft_size) * self._window
+        return overlap_add(frames * self.real[..., None], self.spec) * self._weight
 
 
 @functools.cache
 def filters_of(spec: MelSpec) -> Tensor:
-    """Returns the filters: (fft_size // 2 + 1, M) float32, triangles in Hz between edges even in HTK's mels."""
+    """Returns the filters: (fft_size // 2 + 1, M) float32, triangles in Hz between edges even in mels."""
     bins_hz = np.linspace(0.0, spec.sample_rate_hz / 2, spec.fft_size // 2 + 1)
-    edges = np.linspace(htk_mel(spec.min_hz), htk_mel(spec.max_hz), spec.num_mels + 2)
-    return torch.from_numpy(triangles(bins_hz, htk_hz(edges))).to(torch.float32)
+    to_mel, to_hz = (htk_mel, htk_hz) if spec.scale == "htk" else (slaney_mel, slaney_hz)
+    edges = to_hz(np.linspace(to_mel(spec.min_hz), to_mel(spec.max_hz), spec.num_mels + 2))
+    heights = 1.0 if spec.scale == "htk" else 2.0 / (edges[2:] - edges[:-2])
+    return torch.from_numpy(triangles(bins_hz, edges) * heights).to(torch.float32)
 
 
 @functools.cache
