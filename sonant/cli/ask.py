@@ -1,9 +1,9 @@
-"""`sonant ask`: put a question, spoken or written, to a trained model."""
+"""`sonant ask`: put a question, spoken or written, to a trained model; it answers in writing, or aloud."""
 
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +13,7 @@ import typer
 if TYPE_CHECKING:
     from sonant.chat.messages import Conversation, Message, Part
     from sonant.generate.assistant import Assistant
+    from sonant.generate.reply import SpokenReply
     from sonant.generate.sampling import GenerationConfig
 
 NEXT_TURN = "::"
@@ -27,6 +28,8 @@ EPILOG = """Examples:
     sonant ask runs/quickstart/model what.wav :: "and where does it live?"   (two turns)
 
     sonant ask runs/quickstart/model --chat   (a line a turn; words that name audio files are heard)
+
+    sonant ask runs/spectron/model clip.wav "continue:" --speak out.wav   (a model that speaks: written, then said)
 """
 
 
@@ -40,7 +43,11 @@ def ask(
     lora: Annotated[bool, typer.Option("--lora/--no-lora", help="--no-lora lets the base LLM answer.")] = True,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 128,
     temperature: Annotated[float, typer.Option(min=0, help="0 always takes the likeliest token.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Draws the same answer again when temperature > 0.")] = 0,
+    seed: Annotated[int, typer.Option(help="Draws the same answer, and the same sound, again.")] = 0,
+    speak: Annotated[Path | None, typer.Option(help="Write the last answer as sound: .wav, .flac, .ogg, ...")] = None,
+    vocoder: Annotated[
+        str | None, typer.Option(help="griffin_lim, tiny/vocoder or a folder; else what fits the model.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole conversation as one manifest line.")] = False,
 ) -> None:
     """Ask a model: text, audio files, several turns. The answer streams to the terminal."""
@@ -53,11 +60,16 @@ def ask(
     turns = _turns(parts) if parts else []
     if not turns and not chat:
         raise RequestError("nothing to ask: give text or audio files after the model, or --chat")
-    assistant = Assistant.from_folder(model)
+    if speak is not None:
+        _check_speak(speak, chat=chat)
+    elif vocoder is not None:
+        raise RequestError(f"--vocoder {vocoder} makes sound of an answer, but nothing is to be said; add --speak FILE")
+    assistant = Assistant.from_folder(model, vocoder=vocoder)
     config = GenerationConfig(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
     conversation = Conversation(messages=(system_message(system),) if system else ())
-    for turn in chain(turns, _typed_turns() if chat else ()):
-        conversation = _answer(assistant, conversation, turn, config=config, lora=lora, quiet=as_json)
+    for number, turn in enumerate(chain(turns, _typed_turns() if chat else ()), start=1):
+        said_to = speak if number == len(turns) else None
+        conversation = _answer(assistant, conversation, turn, config=config, lora=lora, quiet=as_json, speak=said_to)
     if as_json:
         typer.echo(json.dumps(conversation.to_json(), ensure_ascii=False))
 
@@ -70,21 +82,70 @@ def _answer(
     config: "GenerationConfig",
     lora: bool,
     quiet: bool,
+    speak: Path | None,
 ) -> "Conversation":
     from dataclasses import replace
 
+    from sonant.chat.messages import AudioPart
     from sonant.chat.messages import assistant as assistant_message
+    from sonant.generate.reply import SoundChunk, SpokenReply, TextPiece
 
     conversation = replace(conversation, messages=(*conversation.messages, turn))
-    text = ""
-    for piece in assistant.stream(conversation, config=config, lora=lora):
-        text += piece
-        if not quiet:
-            typer.echo(piece, nl=False)
-            sys.stdout.flush()
+    events: Iterable[TextPiece | SoundChunk | SpokenReply] = (
+        map(TextPiece, assistant.stream(conversation, config=config, lora=lora))
+        if speak is None
+        else assistant.stream_speech(conversation, config=config, lora=lora)
+    )
+    text, spoken = "", None
+    for event in events:
+        if isinstance(event, TextPiece):
+            text += event.text
+            if not quiet:
+                typer.echo(event.text, nl=False)
+                sys.stdout.flush()
+        elif isinstance(event, SpokenReply):
+            spoken = event
     if not quiet:
         typer.echo()
-    return replace(conversation, messages=(*conversation.messages, assistant_message(text)))
+    sound: list[Part] = []
+    if spoken is not None and speak is not None:
+        _write_sound(spoken, speak)
+        sound.append(AudioPart(path=str(speak), transcript=spoken.spoken_text))
+    return replace(conversation, messages=(*conversation.messages, assistant_message(text, *sound)))
+
+
+def _write_sound(reply: "SpokenReply", path: Path) -> None:
+    """Writes what was said, and tells how long it is and how fast it came."""
+    import numpy as np
+
+    from sonant.audio.io import save
+    from sonant.errors import RequestError
+
+    if reply.first_sound_s is None:
+        raise RequestError(f"{path} is not written: the answer, {reply.text!r}, holds nothing to say; ask otherwise")
+    loudest = max(1.0, float(np.abs(reply.samples).max()))
+    save(path, reply.samples / loudest, sample_rate_hz=reply.sample_rate_hz)
+    notes = [
+        f"{path}: {reply.duration_s:.2f} s of speech",
+        f"real-time factor {reply.real_time_factor:.2f}",
+        f"first sound after {1000 * reply.first_sound_s:.0f} ms",
+    ]
+    if not reply.speech_finished:
+        notes.append("CUT OFF: it did not come to an end by itself")
+    if loudest > 1:
+        notes.append(f"made softer by {20 * np.log10(loudest):.1f} dB to fit")
+    typer.echo("; ".join(notes), err=True)
+
+
+def _check_speak(path: Path, *, chat: bool) -> None:
+    """Before a model is loaded. Raises: RequestError."""
+    from sonant.audio.io import WRITABLE
+    from sonant.errors import RequestError
+
+    if chat:
+        raise RequestError("--speak writes one answer, --chat gives many; ask the question without --chat")
+    if path.suffix.lower() not in WRITABLE or not path.absolute().parent.is_dir():
+        raise RequestError(f"--speak {path}: give a file that ends in {', '.join(WRITABLE)}, in a folder that exists")
 
 
 def _turns(arguments: Sequence[str]) -> list["Message"]:

@@ -16,18 +16,19 @@ from dataclasses import replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from sonant.audio.mel import MelSpec
 from sonant.batch import Example, collate
 from sonant.chat.spelling import spell
 from sonant.chat.tokenizer import ChatTokenizer
 from sonant.errors import RequestError
 from sonant.generate.reply import Reply, SoundChunk, SpokenReply
 from sonant.models.lora import lora_disabled
+from sonant.models.speech_head.head import SpeechHead
 from sonant.models.speech_head.states import SpokenStates, SpokenStep
 from sonant.models.speech_lm import SpeechLM
 from sonant.models.vocoders.base import Vocoder
+from sonant.models.vocoders.load import load_vocoder
 from sonant.spoken import Spoken
 
 CHUNK_S = 0.25  # of frames that a stream gathers before it makes sound of them
@@ -49,7 +50,7 @@ class Voice:
                 "('sonant train spectron'), or leave out the speech"
             )
         self.model, self.tokenizer, self.head = model, tokenizer, model.speech_head
-        self.vocoder = _vocoder(vocoder, mel=self.head.mel)
+        self.vocoder = _vocoder(vocoder, head=self.head)
 
     def say(
         self, asked: Sequence[Example], written: Sequence[Reply], *, began: float, seed: int = 0, lora: bool = True
@@ -177,19 +178,17 @@ class Voice:
         return samples
 
 
-def _vocoder(asked: Vocoder | str | None, *, mel: MelSpec) -> Vocoder:
-    from sonant.models.vocoders.load import load_vocoder
-
+def _vocoder(asked: Vocoder | str | None, *, head: SpeechHead) -> Vocoder:
     if asked is None:
         shipped = load_vocoder(TINY_VOCODER)
-        return shipped if shipped.mel == mel else load_vocoder("griffin_lim", mel=mel)
-    vocoder = load_vocoder(asked, mel=mel) if isinstance(asked, str) else asked
-    if vocoder.mel != mel:
+        asked = shipped if shipped.mel == head.mel else "griffin_lim"
+    vocoder = load_vocoder(asked, head.mel) if isinstance(asked, str) else asked
+    if unlike := head.mel.unlike(vocoder.mel):
         raise RequestError(
-            f"the voice of this model gives {mel}, but the vocoder reads {vocoder.mel}; choose a vocoder trained for "
-            "these mels, or griffin_lim, which takes any"
+            f"this vocoder is for other mels than the voice's: {unlike}; use griffin_lim, which takes any, or a "
+            "vocoder trained on the voice's"
         )
-    return vocoder
+    return vocoder.to(head.mean.device) if isinstance(vocoder, nn.Module) else vocoder
 
 
 def _gathered(frames: Iterator[Tensor], size: int) -> Iterator[Tensor]:

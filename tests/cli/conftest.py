@@ -55,8 +55,7 @@ def sonant(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
     return run
 
 
-@pytest.fixture(scope="session")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def saved_model(folder: Path, **parts: Any) -> Path:
     """The folder of a random model of which LoRA has moved: it says something else with LoRA than without."""
     torch.manual_seed(1)
     tokenizer = byte_tokenizer()
@@ -71,6 +70,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
                                      "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
                                      "max_position_embeddings": 2048, "initializer_range": 0.5}},
             "lora": {"rank": 2},
+            **parts,
         }
     )  # fmt: skip
     built = build_speech_lm(config)
@@ -78,9 +78,21 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name, parameter in built.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=2.0)
-    folder = tmp_path_factory.mktemp("run") / "model"
     save_speech_lm(built, tokenizer, folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a model that writes."""
+    return saved_model(tmp_path_factory.mktemp("run") / "model")
+
+
+@pytest.fixture(scope="session")
+def speaking_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a model that writes, and says it until it is cut off after a tenth of a second."""
+    head = {"body": "own", "dim": 16, "num_layers": 1, "num_heads": 2, "ffn_dim": 16, "max_seconds": 0.1}
+    return saved_model(tmp_path_factory.mktemp("run") / "model", speech_head=head)
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from sonant.audio.io import save
+from sonant.audio.io import load, save
 from sonant.chat.messages import AudioPart, Conversation, TextPart
 from sonant.testing import tone
 
@@ -108,3 +108,55 @@ def test_a_damaged_model_file_is_named(sonant: Run, model: Path, name: str) -> N
 
 def test_a_conversation_longer_than_the_model_reads_is_told(sonant: Run, model: Path) -> None:
     assert "2048" in sonant("ask", model, "a" * 3000).complaint
+
+
+def test_an_answer_is_written_then_said_and_the_sound_is_told(sonant: Run, speaking_model: Path, clip: Path) -> None:
+    out = clip.with_name("out.wav")
+    outcome = sonant("ask", speaking_model, clip, "go on", "--speak", out, "--vocoder", "griffin_lim", *SHORT)
+    assert outcome.out == sonant("ask", speaking_model, clip, "go on", *SHORT).out
+    assert len(load(out)) == 1600
+    assert outcome.err.startswith(f"{out}: 0.10 s of speech; real-time factor ")
+    assert "; first sound after " in outcome.err
+    assert "CUT OFF: it did not come to an end by itself" in outcome.err
+
+
+def test_a_spoken_answer_is_a_recording_of_its_row_and_the_last_turn_is_the_one_that_is_said(
+    sonant: Run, speaking_model: Path, tmp_path: Path
+) -> None:
+    arguments = ("a", "::", "b", "--speak", tmp_path / "b.flac", "--vocoder", "griffin_lim", "--json", *SHORT)
+    outcome = sonant("ask", speaking_model, *arguments)
+    first, last = (message for message in asked(outcome).messages if message.role == "assistant")
+    assert first.spoken is None
+    assert last.spoken is not None
+    assert (last.spoken.path, last.spoken_text) == (str(tmp_path / "b.flac"), last.text.strip())
+
+
+def test_the_same_seed_gives_the_same_file(sonant: Run, speaking_model: Path, tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("a.wav", "b.wav")]
+    for file in files:
+        sonant("ask", speaking_model, "a", "--speak", file, "--vocoder", "griffin_lim", "--seed", 7, *SHORT)
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_model_that_only_writes_says_what_to_train(sonant: Run, model: Path, tmp_path: Path) -> None:
+    outcome = sonant("ask", model, "a", "--speak", tmp_path / "a.wav")
+    assert "no voice" in outcome.complaint
+    assert "sonant train spectron" in outcome.complaint
+    assert not (tmp_path / "a.wav").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("a", "--speak", "none/a.wav"), "in a folder that exists"),
+        (("a", "--speak", "a.m4a"), "ends in .wav, .flac"),
+        (("--chat", "--speak", "a.wav"), "without --chat"),
+        (("a", "--vocoder", "griffin_lim"), "add --speak FILE"),
+    ],
+)
+def test_what_cannot_be_said_is_told_before_a_model_is_loaded(
+    sonant: Run, tmp_path: Path, arguments: tuple[str, ...], told: str
+) -> None:
+    outcome = sonant("ask", tmp_path / "no model", *arguments)
+    assert outcome.out == ""
+    assert told in outcome.complaint
