@@ -44,7 +44,7 @@ class TinyVocoderRecipe(Config):
     learning_rate: float = Field(default=2e-3, gt=0)
     plan: PlanConfig = PlanConfig(token_budget=640, max_rows=12, window=512)  # mel frames
     loader: LoaderConfig = LoaderConfig(prefetch=8)
-    train: TrainConfig = TrainConfig(steps=2000, warmup_steps=100, weight_decay=1e-3, validate_every=500)
+    train: TrainConfig = TrainConfig(steps=800, warmup_steps=40, weight_decay=1e-3, validate_every=400)
 
 
 def build_vocoder(

@@ -26,10 +26,10 @@ SAMPLES = FeatureSpec.waveform(normalize=False)
 class VocoderLossConfig(Config):
     """How the windows are weighted, and how much worse than true mels those may be that the vocoder gets."""
 
-    long: float = Field(default=0.5, ge=0)
+    long: float = Field(default=0.25, ge=0)
     own: float = Field(default=1.0, ge=0)
     short: float = Field(default=0.5, ge=0)
-    shortest: float = Field(default=0.5, ge=0)
+    shortest: float = Field(default=0.25, ge=0)
     worse_probability: float = Field(default=0.5, ge=0, le=1)
     blur: float = Field(default=0.3, ge=0, le=0.33)  # weight of either neighbour, at most
     noise: float = Field(default=0.3, ge=0)  # deviation in log units, at most

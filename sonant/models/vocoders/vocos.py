@@ -9,8 +9,8 @@
 Everything is a function of `context_frames` on either side, and beyond the ends lies silence: a chunk with its context,
 a row of a batch and the whole give the same samples.
 
-Source: Vocos (Siuzdak 2023) for net and inverse FFT; without its discriminators. The steps are ours: Griffin and Lim's,
-with momentum (Perraudin et al. 2013), but scaling by mels instead of a fixed magnitude, learnt through end to end.
+Source: Vocos (Siuzdak 2023) for net and inverse FFT; without its discriminators. The steps are ours: Griffin and Lim's
+with momentum (Perraudin et al. 2013), but scaling by mels instead of to fixed magnitudes, and learnt through.
 """
 
 import json
@@ -41,7 +41,7 @@ class VocosConfig(Config):
     num_layers: int = Field(default=4, ge=0)
     hidden_dim: int = Field(default=384, gt=0)
     kernel_size: int = Field(default=7, gt=0)  # frames; odd
-    steps: int = Field(default=6, ge=0)
+    steps: int = Field(default=12, ge=0)  # more come nearer the mels, each for three frames more of context
 
 
 class Vocos(nn.Module):
@@ -61,8 +61,8 @@ class Vocos(nn.Module):
         self.sharpen = nn.Linear(dim, config.mel.num_mels)
         nn.init.zeros_(self.sharpen.weight)
         nn.init.zeros_(self.sharpen.bias)
-        self.momentum = nn.Parameter(torch.full((config.steps,), 0.5))
-        self.power = nn.Parameter(torch.ones(config.steps))
+        self.momentum = nn.Parameter(torch.tensor(0.5))
+        self.power = nn.Parameter(torch.tensor(1.0))
         filters = filters_of(config.mel)
         # What a bin hears of the mels' gains; bins below and above all filters hear nothing.
         self.register_buffer("spread", (filters / filters.sum(1, keepdim=True).clamp(min=1e-6)).T, persistent=False)
@@ -89,18 +89,23 @@ class Vocos(nn.Module):
         mels = mels.masked_fill(~synthesis.real[..., None], self.mel.log_floor)
         spectrum, wanted = self._first(mels)
         before: Tensor | None = None
-        for momentum, power in zip(self.momentum, self.power, strict=True):
+        for _ in range(self._num_steps()):
             now = spectra(synthesis(spectrum), self.mel)
             magnitude = now.abs()
             gain = (wanted - mels_of(magnitude, self.mel)).clamp(-_MOST, _MOST) @ self.spread
-            pushed = now if before is None else now - momentum * before
-            spectrum = pushed * (magnitude * (power * gain).exp() / (pushed.abs() + self.mel.floor))
+            pushed = now if before is None else now - self.momentum * before
+            spectrum = pushed * (magnitude * (self.power * gain).exp() / (pushed.abs() + self.mel.floor))
             before = now
         return synthesis(spectrum)
 
     def stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
         """Yields samples (S_i,) of one recording whose frames (F_i, M) still come: the same as of the whole."""
         return stream_windows(self, chunks)
+
+    def _num_steps(self) -> int:
+        """All steps; in training by chance fewer, so that the net's first spectra must be worth something."""
+        most = self.config.steps
+        return int(torch.randint(min(2, most), most + 1, ())) if self.training else most
 
     def _first(self, mels: Tensor) -> tuple[Tensor, Tensor]:
         """The net: first spectra (B, F, K) of log mels (B, F, M), and the mels (B, F, M) to be reached."""
