@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sonant.cli import data_cache, data_import
+from sonant.cli import data_cache, data_import, data_marks
 
 if TYPE_CHECKING:
     from sonant.chat.tokenizer import ChatTokenizer
@@ -19,6 +19,7 @@ app = typer.Typer(help="Import data, and look at manifests before training on th
 app.command("import", epilog=data_import.IMPORT_EPILOG)(data_import.import_)
 app.command(epilog=data_import.EXPORT_EPILOG)(data_import.export)
 app.command(epilog=data_cache.EPILOG)(data_cache.cache_features)
+app.command(epilog=data_marks.EPILOG)(data_marks.mark_words)
 
 CHECK_EPILOG = """Examples:
 

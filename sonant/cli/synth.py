@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from sonant.cli import synth_combined, synth_mixed_modal, synth_spoken_qa, synth_tts
+from sonant.cli import synth_combined, synth_continuations, synth_mixed_modal, synth_spoken_qa, synth_tts
 from sonant.cli.build import show
 
 app = typer.Typer(help="Make data: speech from text, questions, mixed-modal chats.", no_args_is_help=True)
@@ -20,6 +20,7 @@ app.command("spoken-qa", epilog=synth_spoken_qa.EPILOG)(synth_spoken_qa.spoken_q
 app.command(epilog=synth_mixed_modal.MIXED_MODAL_EPILOG)(synth_mixed_modal.mixed_modal)
 app.command(epilog=synth_mixed_modal.REVOICE_EPILOG)(synth_mixed_modal.revoice)
 app.command(epilog=synth_combined.EPILOG)(synth_combined.combined)
+app.command(epilog=synth_continuations.EPILOG)(synth_continuations.continuations)
 
 
 @app.command(epilog=MERGE_EPILOG)

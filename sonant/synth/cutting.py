@@ -10,6 +10,7 @@ the red c|at sleeps.   anna has the ball        anywhere
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import floor
 from typing import Literal
 
 import numpy as np
@@ -70,8 +71,9 @@ class CutRule:
             if starts_s is not None:
                 found = [pause for pause in found if any(_follows(start, pause) for start in places)]
             places = [sum(pause) / 2 for pause in found]
-        places = [place for place in places if first <= place <= last]
-        return round(places[int(rng.integers(len(places)))], 3) if places else None
+        # Down to the millisecond, so that a word that begins at a cut is behind it.
+        places = [place for place in (floor(place * 1000) / 1000 for place in places) if first <= place <= last]
+        return places[int(rng.integers(len(places)))] if places else None
 
 
 def pauses(samples: NDArray[np.float32], *, sample_rate_hz: int) -> list[tuple[float, float]]:

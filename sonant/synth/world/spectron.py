@@ -275,8 +275,9 @@ class _Clips:
         assert part.path is not None
         samples, starts = load(part.path), [start_s for _, start_s in part.extra[MARKS]]
         rng = np.random.default_rng(list(plan.id.encode()))
-        for by in (plan.cut_by, "marks"):  # a first sentence of less than a second is not cut in its pause
-            rule = CutRule(by, min_target_s=MIN_TARGET_S)
+        # A first sentence of less than a second is not cut in its pause, and a fast voice leaves little to say.
+        for by, least_s in ((plan.cut_by, MIN_TARGET_S), ("marks", MIN_TARGET_S), ("marks", 0.3)):
+            rule = CutRule(by, min_target_s=least_s)
             if (at_s := rule.cut(samples, sample_rate_hz=SAMPLE_RATE_HZ, rng=rng, starts_s=starts)) is not None:
                 return Utterance(part, len(samples) / SAMPLE_RATE_HZ, starts).cut(at_s)
         raise SynthesisError(f"{plan.id}: no word of {part.transcript!r} begins where it could be cut")
