@@ -140,6 +140,11 @@ def collate_spoken(spoken: Sequence[Spoken | None]) -> SpokenBatch | None:
     )
 
 
+def spoken_mels(part: AudioPart, voice: MelSpec) -> Tensor:
+    """Returns the natural log mels (F, M) of what is said in one recording."""
+    return log_mel(_load(part, voice), voice)
+
+
 def _load(part: AudioPart, voice: MelSpec) -> Tensor:
     samples = io.load(
         part.source, sample_rate_hz=voice.sample_rate_hz, offset_s=part.offset_s, duration_s=part.duration_s

@@ -20,9 +20,11 @@ EPILOG = """Examples:
 
     sonant train wavllm tiny root=runs/many --out runs/wavllm
 
+    sonant train spectron tiny data.root=runs/spoken --out runs/spectron
+
     sonant train voicetextblender faithful --show   (print the resolved settings, train nothing)
 """
-RECIPES = ("voicetextblender", "speechmapper", "wavllm")
+RECIPES = ("voicetextblender", "speechmapper", "wavllm", "spectron")
 
 
 def train(
@@ -75,6 +77,10 @@ def load_recipe(name: str) -> tuple[type[Any], Callable[..., Any]]:
             from sonant.recipes import speechmapper
 
             return speechmapper.SpeechMapper, speechmapper.main
+        case "spectron":
+            from sonant.recipes import spectron
+
+            return spectron.Spectron, spectron.main
         case "wavllm":
             from sonant.recipes import wavllm
 

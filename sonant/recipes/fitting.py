@@ -3,11 +3,14 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator
 
 from sonant.audio.augment import AugmentConfig, Augmenter
 from sonant.audio.features import FeatureSpec
 from sonant.batch import CachedFrames
+from sonant.chat.messages import Conversation
 from sonant.chat.tokenizer import ChatTokenizer
 from sonant.config import Config
 from sonant.data.training_set import DataConfig, Ears, make_stream
@@ -16,11 +19,18 @@ from sonant.generate.assistant import Assistant
 from sonant.models.build import SpeechLMConfig
 from sonant.models.checkpoint import copy_speech_lm, save_speech_lm
 from sonant.models.freeze import FreezePlan, GroupConfig
-from sonant.models.losses import TokenLoss
 from sonant.models.parts import resolve_part
 from sonant.models.speech_lm import SpeechLM
 from sonant.train.distributed import leads
-from sonant.train.trainer import TrainConfig, TrainResult, train
+from sonant.train.trainer import Loss, TrainConfig, TrainResult, train
+
+
+def _without_null(groups: Any) -> Any:
+    return {n: g for n, g in groups.items() if g is not None} if isinstance(groups, dict) else groups
+
+
+# A group of null is left out: how an override takes one away.
+Groups = Annotated[dict[str, GroupConfig], BeforeValidator(_without_null)]
 
 
 class ModelSettings(Config):
@@ -39,9 +49,10 @@ class Fitting:
 
     data: DataConfig
     groups: Mapping[str, GroupConfig]
-    loss: TokenLoss
+    loss: Loss
     train: TrainConfig
     cached: Mapping[FeatureSpec, CachedFrames] = field(default_factory=dict)  # of encoders that need not run
+    edit: Callable[[Conversation], Conversation] = lambda row: row  # what is done to a row of training first
 
 
 def fit(
@@ -60,8 +71,16 @@ def fit(
 
     augmenter = Augmenter(settings.augment) if settings.augment is not None else None
     specs = model.specs_given(how.cached)
-    ears = Ears(specs, model.audio_tokens, augmenter, cached=how.cached, positions=model.positions)
-    stream = make_stream(how.data, tokenizer, ears)
+    ears = Ears(
+        specs,
+        model.audio_tokens,
+        augmenter,
+        cached=how.cached,
+        positions=model.positions,
+        voice=model.voice_spec,
+        spoken_tokens=model.spoken_positions,
+    )
+    stream = make_stream(how.data, tokenizer, ears, edit=how.edit)
     shares = ", ".join(f"{name} {share:.1%}" for name, share in stream.shares().items())
     say(f"target tokens: {shares}; padding {stream.padding_share:.1%}")
 

@@ -5,23 +5,26 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from pydantic import Field
 from torch import nn
 
-from sonant.batch import Batch
+from sonant.audio.features import FeatureSpec
+from sonant.batch import Batch, CachedFrames
 from sonant.chat.messages import Conversation, Part, TextPart
 from sonant.config import Config
 from sonant.data.frame_cache import FrameCache, write_frame_cache
 from sonant.data.training_set import DataConfig
 from sonant.generate.encode import clip_encoder
+from sonant.models.build import SpeechLMConfig
 from sonant.models.checkpoint import copy_speech_lm
 from sonant.models.encoders.base import EncoderConfig
 from sonant.models.encoders.identity import encoded_spec
 from sonant.models.encoders.load import load_encoder
 from sonant.models.freeze import FreezePlan, GroupConfig
+from sonant.models.speech_lm import SpeechLM
 from sonant.train.cost import cost_table, step_cost
 from sonant.train.optim import Schedule
 from sonant.train.trainer import Loss, TrainConfig, TrainResult
@@ -46,9 +49,7 @@ class Stage(Config):
 
     def manifests(self, root: str) -> list[Path]:
         """Returns every manifest of the stage: speech, text and dev."""
-        data = self.data_under(root)
-        names = [source.manifest for source in (*data.speech.values(), *data.text.values())]
-        return [Path(data.root, name) for name in (*names, *data.dev)]
+        return manifests_of(self.data_under(root))
 
     def train_config(self, common: TrainConfig) -> TrainConfig:
         """Returns the settings of the recipe with this stage's own."""
@@ -66,6 +67,12 @@ class ProjectorStage(Stage):
         """Returns the optimiser's group of the parameters that match; all others are frozen."""
         group = GroupConfig(patterns=(pattern,), lr=self.lr, weight_decay=self.weight_decay)
         return FreezePlan({"projector": group}).apply(model)
+
+
+def manifests_of(data: DataConfig) -> list[Path]:
+    """Returns every manifest: speech, text and dev."""
+    names = [source.manifest for source in (*data.speech.values(), *data.text.values())]
+    return [Path(data.root, name) for name in (*names, *data.dev)]
 
 
 def device_of(train: TrainConfig) -> str:
@@ -90,6 +97,26 @@ def cached_frames(
         for name, fault in report.left_out.items():
             say(f"no frames of {name}: {fault}")
     return FrameCache(folder)
+
+
+def frames_on_disk(
+    model: SpeechLM,
+    manifests: Iterable[Path],
+    folder: Path | None,
+    *,
+    train: TrainConfig,
+    say: Callable[[str], None],
+) -> dict[FeatureSpec, CachedFrames]:
+    """Returns the frames of every encoder that is as its folder has it, one cache each under `folder`; None: of none.
+
+    Raises: ManifestError as `cached_frames` does.
+    """
+    cached: dict[FeatureSpec, CachedFrames] = {}
+    for index, encoder in enumerate(cast(SpeechLMConfig, model.config).encoders):
+        if folder is not None and f"encoders.{index}" not in model.own_parts:
+            cache = cached_frames(encoder, manifests, folder / str(index), train=train, say=say)
+            cached[cache.spec] = cache
+    return cached
 
 
 def spoken_as(row: Conversation, *, normalize: Callable[[str], str] = str) -> Conversation:

@@ -14,23 +14,20 @@ Source: arXiv 2404.00656; presets `faithful` (as published), `best` (ours, each 
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from sonant.audio.features import FeatureSpec
-from sonant.batch import CachedFrames
 from sonant.errors import ConfigError
-from sonant.models.build import SpeechLMConfig, add_prompt_lora, build_speech_lm
+from sonant.models.build import add_prompt_lora, build_speech_lm
 from sonant.models.checkpoint import copy_speech_lm, load_speech_lm
-from sonant.models.freeze import GroupConfig
 from sonant.models.lora_rank import widen_lora
 from sonant.models.losses import TokenLoss
 from sonant.models.prompt_lora import PromptLoraConfig
 from sonant.models.speech_lm import SpeechLM
-from sonant.recipes.fitting import Fitting, ModelSettings, fit
-from sonant.recipes.staged import Stage, cached_frames
+from sonant.recipes.fitting import Fitting, Groups, ModelSettings, fit
+from sonant.recipes.staged import Stage, frames_on_disk
 from sonant.train.distributed import leads
 from sonant.train.trainer import TrainResult
 
@@ -38,16 +35,10 @@ from sonant.train.trainer import TrainResult
 class LMStage(Stage):
     """What a stage trains on; what of the model, at which rates; and what the model gets first."""
 
-    groups: dict[str, GroupConfig]
+    groups: Groups
     kl_weight: float = Field(0.0, ge=0)  # on text rows, to the LLM with LoRA off
     prompt_lora: PromptLoraConfig | None = None
     more_rank: int = Field(0, ge=0)  # LoRA beside the LoRA there is
-
-    @field_validator("groups", mode="before")
-    @classmethod
-    def _without_null(cls, groups: Any) -> Any:
-        """A group of null is left out: how an override takes one away."""
-        return {n: g for n, g in groups.items() if g is not None} if isinstance(groups, dict) else groups
 
 
 class WavLLM(ModelSettings):
@@ -94,24 +85,12 @@ def extended(model: SpeechLM, stage: LMStage) -> SpeechLM:
 
 def learn(config: WavLLM, stage: LMStage, model: SpeechLM, *, run_dir: Path, say: Callable[[str], None]) -> TrainResult:
     """Trains `model` through one stage; returns how it ended. run_dir/model is the best by dev score, or the last."""
+    frames = None if config.frames is None else Path(config.root, config.frames)
     how = Fitting(
         data=stage.data_under(config.root),
         groups=stage.groups,
         loss=TokenLoss(kl_weight=stage.kl_weight, over=config.loss_over),
         train=stage.train_config(config.train),
-        cached=frames_on_disk(config, stage, model, say=say),
+        cached=frames_on_disk(model, stage.manifests(config.root), frames, train=config.train, say=say),
     )
     return fit(model, config, how, run_dir=run_dir, say=lambda text: say(f"{run_dir.name}: {text}"))
-
-
-def frames_on_disk(
-    config: WavLLM, stage: LMStage, model: SpeechLM, *, say: Callable[[str], None]
-) -> dict[FeatureSpec, CachedFrames]:
-    """Returns the frames of every encoder that is as its folder has it: these run once, in the first stage."""
-    cached: dict[FeatureSpec, CachedFrames] = {}
-    for index, encoder in enumerate(cast(SpeechLMConfig, model.config).encoders):
-        if config.frames is not None and f"encoders.{index}" not in model.own_parts:
-            place = Path(config.root, config.frames, str(index))
-            cache = cached_frames(encoder, stage.manifests(config.root), place, train=config.train, say=say)
-            cached[cache.spec] = cache
-    return cached

@@ -12,12 +12,13 @@ from small_speech_lm import architecture, make_batch, move_lora, small_llm
 from torch import Tensor, nn
 
 from sonant.audio.features import FeatureSpec
-from sonant.errors import CheckpointError
-from sonant.models.build import SpeechLMConfig, add_prompt_lora, build_speech_lm
+from sonant.errors import CheckpointError, ModelError
+from sonant.models.build import SpeechLMConfig, add_prompt_lora, add_speech_head, build_speech_lm
 from sonant.models.checkpoint import copy_speech_lm, load_speech_lm, save_speech_lm
 from sonant.models.freeze import FreezePlan, GroupConfig
 from sonant.models.lora import merge_lora
 from sonant.models.prompt_lora import PromptLoraConfig
+from sonant.models.speech_head.config import SpeechHeadConfig
 from sonant.models.speech_lm import SpeechLM
 
 WHISPER = {
@@ -169,6 +170,27 @@ def test_lora_of_a_fixed_scale_is_saved_merged(tmp_path: Path, base: str) -> Non
     merge_lora(model.llm)
     save_speech_lm(model, Tokenizer(), tmp_path / "saved")
     assert torch.equal(_logits(load_speech_lm(tmp_path / "saved")), _logits(model))
+
+
+def test_a_voice_and_what_it_measured_of_its_data_are_kept(tmp_path: Path, base: str) -> None:
+    model = _model({"path": base})
+    values = {"body": "own", "dim": 16, "num_heads": 2, "pointer": True, "normalise": True, "speaker_encoder": 0}
+    add_speech_head(model, SpeechHeadConfig.model_validate(values))
+    assert model.speech_head is not None
+    model.speech_head.fit_normalisation([torch.randn(9, 128)])
+    save_speech_lm(model, Tokenizer(), tmp_path / "m")
+    assert "speech_head" in _parts(tmp_path / "m")
+    loaded = load_speech_lm(tmp_path / "m")
+    assert loaded.voice_spec == model.voice_spec
+    assert loaded.speech_head is not None
+    torch.testing.assert_close(loaded.speech_head.state_dict(), model.speech_head.state_dict(), rtol=0, atol=0)
+    with pytest.raises(ModelError, match="has a speech head already"):
+        add_speech_head(loaded, SpeechHeadConfig())
+
+
+def test_a_voice_that_asks_a_missing_encoder_who_speaks_is_refused(base: str) -> None:
+    with pytest.raises(ModelError, match="speaker_encoder is 1, but there are 1 encoders"):
+        add_speech_head(_model({"path": base}), SpeechHeadConfig(speaker_encoder=1))
 
 
 def test_ctc_pooling_round_trips_without_its_table(tmp_path: Path, base: str) -> None:

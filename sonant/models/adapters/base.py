@@ -11,10 +11,11 @@ from sonant.models.adapters.conformer import ConformerAdapter, ConformerConfig
 from sonant.models.adapters.conv_glu import ConvGLUAdapter, ConvGLUConfig
 from sonant.models.adapters.conv_transformer import ConvTransformerAdapter, ConvTransformerConfig
 from sonant.models.adapters.ctc_pooling import CTCPoolingAdapter, CTCPoolingConfig
+from sonant.models.adapters.linear import LinearAdapter, LinearConfig
 from sonant.models.adapters.stack_mlp import StackMLPAdapter, StackMLPConfig
 
 AdapterConfig = Annotated[
-    StackMLPConfig | ConformerConfig | CTCPoolingConfig | ConvTransformerConfig | ConvGLUConfig,
+    LinearConfig | StackMLPConfig | ConformerConfig | CTCPoolingConfig | ConvTransformerConfig | ConvGLUConfig,
     pydantic.Field(discriminator="kind"),
 ]
 
@@ -45,6 +46,8 @@ def build_adapter(
     Raises: ModelError for sizes that do not fit.
     """
     match config:
+        case LinearConfig():
+            return LinearAdapter(in_dim=sum(in_dims), out_dim=out_dim)
         case StackMLPConfig():
             return StackMLPAdapter(config, in_dim=sum(in_dims), out_dim=out_dim)
         case ConformerConfig():

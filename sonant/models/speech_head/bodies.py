@@ -94,8 +94,9 @@ class _Layer(nn.Module):
         if past is not None:
             k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
         x = x + self.dropout(self.self_out(_joined(F.scaled_dot_product_attention(q, k, v, attn_mask=seen))))
-        letters = (self._heads(y) for y in self.letters_in(memory).chunk(2, dim=-1))
-        found = F.scaled_dot_product_attention(self._heads(self.query(self.norms[1](x))), *letters, attn_mask=read)
+        q = self._heads(self.query(self.norms[1](x)))
+        key, value = (self._heads(y) for y in self.letters_in(memory).chunk(2, dim=-1))
+        found = F.scaled_dot_product_attention(q, key, value, attn_mask=read)
         x = x + self.dropout(self.letters_out(_joined(found)))
         return x + self.dropout(self.ffn(self.norms[2](x))), (k, v)
 

@@ -43,7 +43,7 @@ class SpeechHeadConfig(Config):
     dropout: float = pydantic.Field(0.0, ge=0, lt=1)
     window: int | None = pydantic.Field(None, ge=1)  # steps of its past that a step sees; None: all
     pointer: bool = False  # reads the text word by word, by marks; else attends to all of it
-    llm_states: bool = True  # reads the LLM's states of the text, beside its letters
+    llm_states: Literal["none", "read", "taught"] = "taught"  # beside letters; taught: frames' loss reaches the LLM
 
     @pydantic.model_validator(mode="after")
     def _fits(self) -> Self:

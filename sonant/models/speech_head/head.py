@@ -78,9 +78,10 @@ class SpeechHead(nn.Module):
         self.prenet = PreNet(config, width=width)
         if (config.speaker_encoder is None) != (speaker_dim is None):
             raise ModelError(f"speaker_encoder={config.speaker_encoder}, but a speaker vector of width {speaker_dim}")
-        self.speaker_in = (
-            None if speaker_dim is None else nn.Sequential(nn.LayerNorm(speaker_dim), nn.Linear(speaker_dim, width))
-        )
+        self.speaker_dim = speaker_dim
+        self.speaker_in = None
+        if speaker_dim is not None:
+            self.speaker_in = nn.Sequential(nn.LayerNorm(speaker_dim), nn.Linear(speaker_dim, width))
         self.reader = ScriptReader(config, llm_dim=llm_dim) if own else None
         self.body = OwnBody(config) if own else None
         self.postnet = make_postnet(config, width=width)

@@ -53,14 +53,13 @@ def silent_states(
 ) -> tuple[SpokenStates, Tensor]:
     """Returns states of one row that says one letter, and one frame (1, 1, M) of it; `embeds` (B, L, D) lie before."""
     one = torch.zeros(1, 1, dtype=torch.int64, device=embeds.device)
-    voice = head.speaker_in
     states = SpokenStates(
         hidden=embeds[:1, :1],
         token_word=one,
         letters=one,
         letter_word=one,
         num_words=one[0] + 1,
-        speaker=None if voice is None else embeds.new_zeros(1, int(voice[0].normalized_shape[0])),
+        speaker=None if head.speaker_dim is None else embeds.new_zeros(1, head.speaker_dim),
         context=LLMContext(llm, embeds[:1, :1], one[0] + 1, None if scale is None else scale[:1]),
     )
     return states, embeds.new_zeros(1, 2 * head.config.frames_per_step, head.mel.num_mels).float()

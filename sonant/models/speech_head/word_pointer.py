@@ -48,8 +48,10 @@ class ScriptReader(nn.Module):
         self.from_end = nn.Embedding(_PLACES, dim)
         self.convs = nn.ModuleList(nn.Conv1d(dim, dim, 5, padding=2) for _ in range(2))
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(2))
-        self.llm_norm = nn.LayerNorm(llm_dim) if config.llm_states else None
-        self.llm_in = nn.Linear(llm_dim, dim) if config.llm_states else None
+        self.teaches_llm = config.llm_states == "taught"
+        self.llm_in = None
+        if config.llm_states != "none":
+            self.llm_in = nn.Sequential(nn.LayerNorm(llm_dim), nn.Linear(llm_dim, dim))
         self.slots = Slots(dim) if config.pointer else None
 
     def forward(self, states: SpokenStates) -> Script:
@@ -65,8 +67,8 @@ class ScriptReader(nn.Module):
         num_slots = states.num_words + 1
         size = int(num_slots.max())
         slots = _mean_by(x, slot, size=size)
-        if self.llm_norm is not None and self.llm_in is not None:
-            hidden = self.llm_in(self.llm_norm(states.hidden.float()))
+        if self.llm_in is not None:
+            hidden = self.llm_in(states.hidden.float() if self.teaches_llm else states.hidden.float().detach())
             said = _mean_by(hidden, torch.where(states.token_word >= 0, states.token_word + 1, -1), size=size)
             slots = slots + said
             x = (x + said.take_along_dim(slot.clamp(min=0)[..., None], dim=1)) * is_letter

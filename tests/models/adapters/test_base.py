@@ -9,11 +9,13 @@ from sonant.models.adapters.base import AdapterConfig
 from sonant.models.adapters.conformer import ConformerConfig
 from sonant.models.adapters.conv_transformer import ConvTransformerConfig
 from sonant.models.adapters.ctc_pooling import CTCPoolingConfig
+from sonant.models.adapters.linear import LinearConfig
 from sonant.models.adapters.stack_mlp import StackMLPConfig
 from sonant.models.conv_transformer import ConvBlockConfig, ConvTrunkConfig
 
 BLOCK = ConvBlockConfig(num_layers=1, num_heads=2, ffn_dim=16)
 CONFIGS = [
+    LinearConfig(),
     StackMLPConfig(stack=3),
     ConformerConfig(num_heads=2),
     CTCPoolingConfig(vocab_size=5),
@@ -74,5 +76,5 @@ def test_bfloat16_autocast_gives_nearly_the_same_and_never_nan(config: AdapterCo
 def test_an_adapter_is_chosen_by_its_kind() -> None:
     choice: pydantic.TypeAdapter[AdapterConfig] = pydantic.TypeAdapter(AdapterConfig)
     assert choice.validate_python({"kind": "stack_mlp", "stack": 2}) == StackMLPConfig(stack=2)
-    with pytest.raises(pydantic.ValidationError, match="linear"):
-        choice.validate_python({"kind": "linear"})
+    with pytest.raises(pydantic.ValidationError, match="bilinear"):
+        choice.validate_python({"kind": "bilinear"})

@@ -214,6 +214,13 @@ def test_the_speaker_is_the_last_clip_heard_before_the_answer() -> None:
     torch.testing.assert_close(output.voices[1], frames[0].mean(0))
 
 
+@pytest.mark.parametrize(("form", "moved"), [("taught", True), ("read", False)])
+def test_frames_teach_the_llm_only_if_they_may(form: str, moved: bool) -> None:
+    model = speaking(POINTER | {"llm_states": form})
+    SpeechLoss(TokenLoss(), SpeechLossConfig(text=0.0))(model, spoken_batch(ROWS)).total.backward()
+    assert any(p.grad is not None and p.grad.any() for p in model.llm.parameters()) == moved
+
+
 def test_what_cannot_be_taught_is_refused_with_its_rows() -> None:
     batch = spoken_batch(ROWS)
     with pytest.raises(ModelError, match="no speech head"):

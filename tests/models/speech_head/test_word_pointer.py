@@ -52,7 +52,7 @@ def test_passing_the_last_word_is_the_stop_and_durations_are_the_median_of_what_
 
 def test_letters_beyond_the_next_word_are_out_of_reach() -> None:
     # Two convolutions over five letters reach four letters far: into the next word, not into the first.
-    head = small_head(**POINTER, llm_states=False)
+    head = small_head(**POINTER, llm_states="none")
     words, frames = [[6, 8, 3]], (32,)
     mels, lengths = clips(*frames)
     starts = even_starts(words, frames)
