@@ -43,6 +43,7 @@ def tts(
     task: Annotated[str, typer.Option(help="What the rows are called.")] = "asr",
     language: Annotated[str | None, typer.Option(help="Language of rows that name none.")] = None,
     in_words: Annotated[bool, typer.Option("--in-words", help="Say numbers, maths, dates in words.")] = False,
+    words: Annotated[bool, typer.Option("--words", help="Also write when each word begins (espeak).")] = False,
     voices: VoicesOption = None,
     rates: Rates = (1, 1),
     pitches: Pitches = (1, 1),
@@ -78,7 +79,11 @@ def tts(
         task=task,
         language=language,
         in_words=in_words,
+        marks=words,
         seed=seed,
     )
     builder.refuse_misspelt(Manifest(manifest))
     run(builder, manifest, out, shard_rows=shard_rows, part=part)
+    if words and (out / "rows.jsonl").exists():
+        unknown = sum("words" not in row.audio_parts[0].extra for row in Manifest(out / "rows.jsonl"))
+        typer.echo(f"{unknown:8} rows without word marks: numbers, signs, and what is not said as it is written")

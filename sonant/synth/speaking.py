@@ -16,13 +16,14 @@ import numpy as np
 
 from sonant.audio.io import info
 from sonant.chat.messages import AudioPart, Conversation, Message, assistant, user
+from sonant.chat.spelling import MARKS
 from sonant.data.languages import base_language
 from sonant.data.prompts import PromptBank, Split, instructed
 from sonant.data.shards import Job, row_rng
 from sonant.data.sources.base import Dropped
 from sonant.errors import ConfigError, EngineError, SynthesisError
 from sonant.synth.spoken_form import LANGUAGES, spoken_form
-from sonant.synth.tts import SpeechRequest, Synthesizer, speak_each
+from sonant.synth.tts import SpeechRequest, Synthesizer, marks_of, speak_each
 from sonant.synth.voices import Voices
 
 MANY = 8  # if not one of so many texts can be spoken, it is not the texts
@@ -70,6 +71,7 @@ class SpokenTexts:
     task: str = "asr"
     language: str | None = None  # of rows that do not tell theirs
     in_words: bool = False  # numbers, maths, dates ... are given to the engine as they are said (`spoken_form`)
+    marks: bool = False  # when each word begins is written beside its transcript
     seed: int = 0
     name: str = "tts"
 
@@ -90,6 +92,7 @@ class SpokenTexts:
             "language": self.language,
             "in_words": self.in_words,
             "seed": self.seed,
+            **({"marks": True} if self.marks else {}),  # builds begun before it was known can go on
         }
 
     def refuse_misspelt(self, source: Iterable[Conversation]) -> None:
@@ -108,7 +111,12 @@ class SpokenTexts:
         delivery = self.delivery
         spoken = list(
             speak_each(
-                self.synthesizer, requests, folder=clips, sample_rate_hz=delivery.sample_rate_hz, suffix=delivery.suffix
+                self.synthesizer,
+                requests,
+                folder=clips,
+                sample_rate_hz=delivery.sample_rate_hz,
+                suffix=delivery.suffix,
+                marks=self.marks,
             )
         )
         failures = [str(clip) for clip in spoken if isinstance(clip, SynthesisError)]
@@ -141,7 +149,10 @@ class SpokenTexts:
     def _row(self, job: Job, request: SpeechRequest, clip: Path) -> Conversation:
         row, text = job.row, text_of(job.row, self.text)
         id = row.id or f"{job.index:07}"
-        extra = {} if request.text == text else {"spoken": request.text}
+        extra: dict[str, Any] = {} if request.text == text else {"spoken": request.text}
+        # Words that are said otherwise than they are written have no marks.
+        if self.marks and request.text == text and (words := marks_of(clip)) is not None:
+            extra[MARKS] = [list(mark) for mark in words]
         audio = AudioPart(path=str(clip), duration_s=info(clip).duration_s, transcript=text, extra=extra)
         turns: tuple[Message, ...] = (user(audio), assistant(text_of(row, self.answer)))
         if not self.answer:

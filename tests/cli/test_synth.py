@@ -36,6 +36,33 @@ def test_tts_speaks_a_file_of_sentences_and_counts_what_it_dropped(sonant: Run, 
     assert json.loads((tmp_path / "out" / "build.json").read_text())["settings"]["rates"] == [0.9, 1.1]
 
 
+def test_tts_writes_when_words_begin_where_it_is_asked_to_and_counts_where_it_cannot_tell(
+    sonant: Run, texts: Path, tmp_path: Path
+) -> None:
+    texts.write_text("the dog runs\nanna sees 9 cats & dogs\n")
+    command = ("synth", "tts", texts, tmp_path / "out", "--language", "en", "--workers", 1, "--words")
+    done = sonant(*command)
+    assert "1 rows without word marks" in done.out
+    marked, unmarked = (row.audio_parts[0].extra for row in Manifest(tmp_path / "out" / "rows.jsonl"))
+    assert [word for word, _ in marked["words"]] == ["the", "dog", "runs"]
+    assert "words" not in unmarked
+    assert json.loads((tmp_path / "out" / "build.json").read_text())["settings"]["marks"] is True
+
+
+def test_continuations_cut_what_tts_has_spoken(sonant: Run, texts: Path, tmp_path: Path) -> None:
+    texts.write_text("The dog runs home. Anna sees the cats of the town.\nthe dog\n")
+    spoken, out = tmp_path / "spoken", tmp_path / "out"
+    sonant("synth", "tts", texts, spoken, "--language", "en", "--workers", 1, "--words", "--voices", "en=en-us+m3")
+    done = sonant("synth", "continuations", spoken / "rows.jsonl", out, "--boundary", " | ", "--cut", "marks")
+    assert "1 dropped: shorter than 1.5 s" in done.out
+    (row,) = Manifest(out / "rows.jsonl")
+    heard, said = row.reference.split(" | ")
+    assert f"{heard} {said}" == "The dog runs home. Anna sees the cats of the town."
+    assert row.spoken
+    assert row.spoken.transcript == said
+    assert row.spoken.path == row.heard_parts[0].path
+
+
 def test_parts_are_joined_by_the_last_and_merge_waits_for_it(sonant: Run, texts: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = ("synth", "tts", texts, out, "--language", "en", "--shard-rows", 2, "--workers", 1, "--part")
