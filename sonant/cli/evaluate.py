@@ -22,6 +22,8 @@ EPILOG = """Examples:
 
     sonant evaluate MODEL --suite voicebench --root /data --judge http://localhost:8000/v1#Qwen/Qwen3-32B
 
+    sonant evaluate MODEL --suite tiny_spectron --root WORLD --out runs/a   (a model with a voice answers aloud)
+
     sonant evaluate MODEL asr.jsonl text_only.jsonl --max-forgetting 0.5   (exit status 1 if text skill was lost)
 
     sonant evaluate --compare runs/a runs/b --out runs/a_b   (with --judge, also which answers it prefers)
@@ -59,6 +61,18 @@ Baselines = Annotated[
     bool, typer.Option("--baselines", help="Also ask the model without the audio, and with the transcript instead.")
 ]
 BatchSize = Annotated[int, typer.Option(min=1)]
+Listeners = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--listener",
+        help="Writes down what a model with a voice says; several judge side by side: pocketsphinx, or what "
+        "--recognizer takes. Tiny models have tiny/encoder and pocketsphinx (if it is installed).",
+    ),
+]
+SpeakerEncoder = Annotated[
+    str | None, typer.Option(help="Tells voices apart: tiny/speaker-encoder or a folder of WavLM; '' for none.")
+]
+Perplexity = Annotated[str | None, typer.Option(help="LLM that weighs what was said: tiny/llm, a folder; '' for none.")]
 NewTokens = Annotated[int, typer.Option(min=1)]
 MaxForgetting = Annotated[
     float | None, typer.Option(help="Points that any text-only task may lose; more sets exit status 1.")
@@ -82,6 +96,9 @@ def evaluate(
     paraphrases: Paraphrases = None,
     judge: JudgeName = "",
     recognizer: RecognizerName = None,
+    listener: Listeners = None,
+    speaker_encoder: SpeakerEncoder = None,
+    perplexity: Perplexity = None,
     limit: Limit = None,
     baselines: Baselines = False,
     batch_size: BatchSize = 32,
@@ -103,6 +120,7 @@ def evaluate(
         return run_outside(tool, paths, out, setup=setup, endpoint=endpoint, checkpoint=checkpoint, limit=limit)
     if suite == "list":
         return list_suites()
+    from sonant.cli.evaluate_speech import Measured, load_speech_test
     from sonant.errors import EvaluationError
     from sonant.evaluate.run import run_sets, sets_of
     from sonant.evaluate.suite import Place
@@ -116,7 +134,8 @@ def evaluate(
         examinee = load_examinee(model, recognizer=recognizer, max_new_tokens=max_new_tokens, batch_size=batch_size)
         asked, judges = replace(examinee, baselines=baselines), _judge(judge, out)
         pins = {**examinee.pins, "suite": prepared.pins} if prepared else examinee.pins
-        results = run_sets(sets, asked, out, judge_model=judges, pins=pins, progress=tell)
+        speech = load_speech_test(sets, asked, Measured(listener, speaker_encoder, perplexity))
+        results = run_sets(sets, asked, out, judge_model=judges, speech=speech, pins=pins, progress=tell)
     _print(results, out, skipped=prepared.skipped if prepared else {})
     if max_forgetting is not None:
         check_forgetting(results, max_forgetting=max_forgetting)

@@ -126,6 +126,10 @@ class Examinee:
             for arm, asked in questions.items()
         }
 
+    def key(self, asked: list[Any]) -> str:
+        """Returns the hash of what was asked and of all that the answers depend on besides."""
+        return hashlib.sha256(json.dumps([dict(self.pins), asked], sort_keys=True).encode()).hexdigest()
+
     def _replies(self, asked: Asked, *, tell: Callable[[int], None]) -> list[str]:
         replies = self.assistant.replies(
             asked.prompts, config=self.config, lora=asked.lora, batch_size=self.batch_size, progress=tell
@@ -142,8 +146,7 @@ class Examinee:
     def _kept(self, folder: Path, label: str, asked: list[Any], answer: Callable[[], list[T]]) -> list[T]:
         if not self.pins:
             return answer()
-        key = hashlib.sha256(json.dumps([dict(self.pins), asked], sort_keys=True).encode()).hexdigest()
-        path = folder / f"{key[:24]}.json"
+        path = folder / f"{self.key(asked)[:24]}.json"
         if (answers := _read(path)) is None:
             answers = answer()
             write_lines(path, [json.dumps({"what": label, "answers": answers}, ensure_ascii=False)])

@@ -29,6 +29,8 @@ from sonant.evaluate.metrics.verification import right_choices
 from sonant.evaluate.normalize import normalizer
 from sonant.evaluate.pins import recordings_sha256, rows_sha256
 from sonant.evaluate.robustness import Paraphrases, own_wordings, paraphrases, unseen
+from sonant.evaluate.speech.measure import BySpeech, SpeechMarks, SpeechTest, Truth, measure
+from sonant.evaluate.speech.spoken import said_aloud
 from sonant.evaluate.tasks import Task, references_of, task_named
 from sonant.evaluate.wordings import Wording, reworded
 from sonant.generate.assistant import Assistant
@@ -50,10 +52,17 @@ class EvalSet:
     wordings: tuple[Wording, ...] = ()
     pins: Mapping[str, Any] = field(default_factory=dict)
     baselines: bool = False  # whether the model is also asked without the audio, and with the transcript instead
+    speak: bool = False  # whether a model that has a voice answers aloud as well
+    truths: tuple[Truth, ...] = ()  # how real voices answer, where the rows do not say it
 
     def prompts(self, wording: Wording | None) -> list[Conversation]:
         """Returns the questions."""
         return [reworded(row, wording) if wording else row.prompt() for row in self.rows]
+
+    @property
+    def said_in(self) -> Wording | None:
+        """The one wording in which answers are spoken: the first, which is held out."""
+        return self.wordings[0] if self.wordings else None
 
     @property
     def series(self) -> dict[str, Any] | None:
@@ -78,6 +87,7 @@ class TaskResult:
     judged: Mapping[str, Any] = field(default_factory=dict)
     series: Mapping[str, Any] | None = None
     details: Details = field(default_factory=Details)
+    speech: BySpeech = field(default_factory=dict)
     pins: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -97,7 +107,11 @@ class TaskResult:
             "metrics": {m: {arm: s.to_json() for arm, s in arms.items()} for m, arms in self.scores.items()},
             "differences": {name: s.to_json() for name, s in self.differences.items()},
         }
-        known = {"judged": self.judged, "series": self.series, "pins": self.pins}
+        known: dict[str, Any] = {"judged": self.judged, "series": self.series, "pins": self.pins}
+        known["speech"] = {
+            metric: {who: {arm: s.to_json() for arm, s in arms.items()} for who, arms in by.items()}
+            for metric, by in self.speech.items()
+        }
         known["paraphrases"] = asdict(self.paraphrases) if self.paraphrases else None
         return found | self.details.to_json() | {name: value for name, value in known.items() if value}
 
@@ -128,7 +142,13 @@ def sets_of(manifests: Sequence[str | os.PathLike[str]], *, limit: int | None = 
     root = os.path.commonpath([path.absolute().parent for path in files]) if files else ""
     hashes = {Path(os.path.relpath(path, root)).as_posix(): file_sha256(path) for path in files}
     return [
-        EvalSet(task, tuple(rows), how_of(task, rows), pins={"manifests": hashes, "limit": limit})
+        EvalSet(
+            task,
+            tuple(rows),
+            how_of(task, rows),
+            pins={"manifests": hashes, "limit": limit},
+            speak=any(row.spoken for row in rows),
+        )
         for task, rows in group_by_task(manifests, limit=limit).items()
     ]
 
@@ -164,10 +184,13 @@ def run_sets(
     out_folder: str | os.PathLike[str],
     *,
     judge_model: ChatModel | None = None,
+    speech: SpeechTest | None = None,
     pins: Mapping[str, Any] | None = None,
     progress: Progress = lambda arm, done, total: None,
 ) -> dict[str, TaskResult]:
     """Returns set -> result, after writing results, items and pins. `pins` are those that all sets share.
+
+    speech: by whom spoken answers are measured; None: the model is not asked to speak.
 
     Raises: EvaluationError, before anything is asked, for a set that cannot be scored.
     """
@@ -185,9 +208,10 @@ def run_sets(
             )
             for wording in each.wordings or (None,)
         }
+        spoken = _aloud(each, speech, examinee, folder, progress) if speech and each.speak else None
         for wording, (arms, marks) in answered.items():
-            items += _items(each, wording, arms, marks, folder)
-        results[each.name] = _result(each, answered, judges[each.name])
+            items += _items(each, wording, arms, marks, folder, spoken if wording == each.said_in else None)
+        results[each.name] = _result(each, answered, judges[each.name], spoken)
     write_lines(folder / "items.jsonl", items)
     shared = {"run": dict(pins or examinee.pins), "sets": {name: result.pins for name, result in results.items()}}
     write_lines(folder / "pins.json", [json.dumps(shared, indent=2, ensure_ascii=False)])
@@ -262,6 +286,12 @@ def _ask(
     return arms, mark(each.rows, arms, each.how, choices=choices, verdicts=verdicts, judge=judge)
 
 
+def _aloud(each: EvalSet, test: SpeechTest, examinee: Examinee, folder: Path, progress: Progress) -> SpeechMarks:
+    prompts = each.prompts(each.said_in)
+    said = said_aloud(each.name, prompts, examinee, folder=folder / "speech", progress=progress)
+    return measure(each.rows, said, each.how, test, truths=each.truths, progress=progress)
+
+
 def _verdicts(judge: Judge, cases: Sequence[Case], what: str, progress: Progress) -> list[Verdict]:
     return judge.verdicts(cases, progress=lambda done: progress(what, done, len(cases)))
 
@@ -275,7 +305,9 @@ def _cases(rows: Sequence[Conversation], prompts: Sequence[Conversation], answer
     return cases
 
 
-def _items(each: EvalSet, wording: Wording | None, arms: Arms, marks: Marks, folder: Path) -> Iterator[str]:
+def _items(
+    each: EvalSet, wording: Wording | None, arms: Arms, marks: Marks, folder: Path, spoken: SpeechMarks | None
+) -> Iterator[str]:
     for index, (row, prompt) in enumerate(zip(each.rows, each.prompts(wording), strict=True)):
         references = references_of(row)
         known = {
@@ -297,6 +329,8 @@ def _items(each: EvalSet, wording: Wording | None, arms: Arms, marks: Marks, fol
         }
         if INSTRUCTION_FOLLOWING in each.how.metrics:
             item["parts"] = {arm: [asdict(p) for p in part_marks(answers[index], row)] for arm, answers in arms.items()}
+        if spoken:
+            item["speech"] = spoken.item(index, folder)
         yield json.dumps(item, ensure_ascii=False)
 
 
@@ -306,7 +340,7 @@ def _clip(part: AudioPart, folder: Path) -> dict[str, Any]:
     return {"path": path, **place, "transcript": part.transcript}
 
 
-def _result(each: EvalSet, answered: Answered, judge: Judge | None) -> TaskResult:
+def _result(each: EvalSet, answered: Answered, judge: Judge | None, spoken: SpeechMarks | None = None) -> TaskResult:
     marks = {wording: found for wording, (_, found) in answered.items()}
     by_wording = {wording: found for wording, found in marks.items() if wording is not None}
     estimates = unseen(by_wording) if by_wording else marks[None].estimates
@@ -319,6 +353,7 @@ def _result(each: EvalSet, answered: Answered, judge: Judge | None) -> TaskResul
         "recordings_sha256": recordings_sha256(each.rows),
         **each.how.pins,
         "judge": judge and judge.pins,
+        "speech": spoken and dict(spoken.pins),
     }
     signatures = {metric: next((s.signature for s in arms.values()), "") for metric, arms in scores.items()}
     return TaskResult(
@@ -334,6 +369,7 @@ def _result(each: EvalSet, answered: Answered, judge: Judge | None) -> TaskResul
         judged={wording.name if wording else "": found.judged for wording, found in marks.items() if found.judged},
         series=each.series,
         details=_details(each, answered),
+        speech=spoken.scores if spoken else {},
         pins={
             **{name: value for name, value in pins.items() if value is not None},
             "signatures": {metric: signature for metric, signature in signatures.items() if signature},

@@ -12,6 +12,8 @@ sets:
     limit: 500                      the first rows
     choices: ["yes", "no"]          answers whose likelihoods are asked for too (EER, where there are two)
     baselines: true                 the model is also asked without the audio, and with the transcript instead of it
+    speak: true                     answers are spoken, too; so they are where rows hold the recording of an answer
+    prompt_s: 3                     only so many seconds of each recording are heard, to be continued
 """
 
 import fnmatch
@@ -32,11 +34,16 @@ from sonant.errors import EvaluationError, ManifestError
 from sonant.evaluate.metrics.named import metric_named
 from sonant.evaluate.normalize import NormalizerName
 from sonant.evaluate.run import EvalSet, sets_of
+from sonant.evaluate.speech.continuation import continued
+from sonant.evaluate.speech.measure import Truth
 from sonant.evaluate.tasks import Task, task_named
 from sonant.evaluate.wordings import wordings_of
 
 SHIPPED = Path(__file__).parent / "suites"
-IMPORTED_AS = {"multiple_choice": "question"}  # task -> what the importer calls it, where that differs
+IMPORTED_AS = {
+    "multiple_choice": "question",
+    "continuation": "chat",
+}  # task -> what the importer calls it, where that differs
 
 
 class SourceConfig(Config):
@@ -60,6 +67,8 @@ class SetConfig(Config):
     limit: int | None = Field(None, ge=1)
     choices: tuple[str, ...] | None = None
     baselines: bool = False
+    speak: bool = False
+    prompt_s: float | None = Field(None, gt=0, le=30)
 
     @model_validator(mode="after")
     def _one_place(self) -> "SetConfig":
@@ -170,18 +179,24 @@ def _eval_sets(
     if each.task is None:
         found = sets_of([manifest], limit=each.limit)
         return [replace(one, name=f"{name}/{one.name}", baselines=each.baselines) for one in found]
-    rows = tuple(Manifest(manifest))[: each.limit]
+    rows, truths = tuple(Manifest(manifest))[: each.limit], tuple[Truth, ...]()
     how = each.how(task_named(each.task), judged=place.judged)
+    pins |= {"manifests": {manifest.name: file_sha256(manifest)}, "limit": each.limit, "task": each.task}
+    if each.prompt_s is not None:
+        continuing, rests, num_short = continued(rows, each.prompt_s)
+        rows, truths = tuple(continuing), tuple(rests)
+        pins |= {"prompt_s": each.prompt_s, "too_short": num_short}
     if how.metrics:
         _check_references(manifest, rows)
-    pins |= {"manifests": {manifest.name: file_sha256(manifest)}, "limit": each.limit, "task": each.task}
+    speak = each.speak or any(row.spoken for row in rows)
+    whole = EvalSet(name, rows, how, pins=pins, baselines=each.baselines, speak=speak, truths=truths)
     if each.prompts is None:
-        return [EvalSet(name, rows, how, pins=pins, baselines=each.baselines)]
+        return [whole]
     bank = load_prompt_bank(each.prompts)
     wordings = wordings_of(bank, num=num)
     asked = {wording.name: wording.text for wording in wordings}
-    pins["prompt_bank"] = {"name": bank.name, "sha256": bank.sha256, "wordings": asked}
-    return [EvalSet(name, rows, how, wordings, pins, each.baselines)]
+    banked = {"prompt_bank": {"name": bank.name, "sha256": bank.sha256, "wordings": asked}}
+    return [replace(whole, wordings=tuple(wordings), pins=pins | banked)]
 
 
 def _imported(

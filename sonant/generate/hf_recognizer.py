@@ -55,6 +55,11 @@ def load_recognizer(name: str, *, device: str | None = None) -> Recognizer:
     )
 
 
+def recognizer_folder(name: str) -> str:
+    """Returns the folder or hub id of the recogniser that `load_recognizer` finds by that name."""
+    return resolve_part(name.partition("#")[0])
+
+
 class WhisperRecognizer:
     """Whisper; nothing of a clip is cut off.
 

@@ -31,7 +31,7 @@ class SpeakerVectors:
             raise ModelError(
                 f"{path}: a model of type {model_type!r} tells no voices here; types are {', '.join(KINDS)}"
             )
-        return cls(load_encoder(EncoderConfig(kind=KINDS[model_type], path=path)))  # type: ignore[arg-type]
+        return cls(load_encoder(EncoderConfig(kind=KINDS[model_type], path=path)))
 
     @torch.no_grad()
     def __call__(

@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import partial
 
 from sonant.errors import EvaluationError
+from sonant.evaluate.metrics.answers import LENIENT, STRICT
 from sonant.evaluate.metrics.entities import ENTITY_ERRORS
 from sonant.evaluate.metrics.instructions import ALL_CORRECT, INSTRUCTION_FOLLOWING
 from sonant.evaluate.metrics.labels import INVALID_LABEL, UNWEIGHTED, WEIGHTED
@@ -33,7 +34,7 @@ _OF_TEXTS: tuple[AnyMetric, ...] = (WER, CER, EXACT, CONTAINS, F1, ROUGE_L, ACCU
 _OF_ROWS = (
     *(INSTRUCTION_FOLLOWING, ALL_CORRECT, ANSWERED, FINAL_EXACT, FINAL_F1),
     *(WEIGHTED, UNWEIGHTED, INVALID_LABEL, ORDER_CONSISTENCY),
-    *(RIGHT_LANGUAGE, ENTITY_ERRORS),
+    *(RIGHT_LANGUAGE, ENTITY_ERRORS, STRICT, LENIENT),
 )
 METRICS: dict[str, AnyMetric] = {metric.name: metric for metric in (*_OF_TEXTS, *_OF_ROWS)}
 
