@@ -14,7 +14,9 @@ doctor       a million rows, and planted faults
 builders     two runs of every builder with one seed
 speechmapper SpeechMapper: wall, step cost by depth, both stages beside the published method
 wavllm       two encoders, two stages: who, how, several instructions at once, and the arms of stage 2
+vocoder      Griffin-Lim and the tiny vocoder: word errors, distance, time to the first sound
 speaking     ten thousand sentences spoken and stored
+speaking_aloud  how fast an answer is said: real-time factor, time to first sound
 batch        8 unequal clips together against each alone
 cache        frames of a frozen encoder written, read, and trained from
 """
@@ -36,10 +38,12 @@ NAMES = (
     "importers",
     "doctor",
     "speaking",
+    "speaking_aloud",
     "builders",
     "cache",
     "speechmapper",
     "wavllm",
+    "vocoder",
     "suite",
 )
 

@@ -31,7 +31,8 @@ from sonant.models.vocoders.base import Vocoder
 from sonant.models.vocoders.load import load_vocoder
 from sonant.spoken import Spoken
 
-CHUNK_S = 0.25  # of frames that a stream gathers before it makes sound of them
+FIRST_CHUNK_S = 0.25  # of frames that a stream gathers before it makes sound of them
+LARGEST_CHUNK = 4  # times the first
 TINY_VOCODER = "tiny/vocoder"
 
 
@@ -89,7 +90,8 @@ class Voice:
                 finished = bool(step.done[0])
                 yield step.frames[0]
 
-        for samples in self.vocoder.stream(_gathered(made(), round(CHUNK_S * self.head.mel.frame_rate_hz))):
+        first = round(FIRST_CHUNK_S * self.head.mel.frame_rate_hz)
+        for samples in self.vocoder.stream(_gathered(made(), first=first)):
             chunks.append(samples)
             first_sound_s = first_sound_s or time.perf_counter() - began
             yield SoundChunk(_numbers(samples))
@@ -191,14 +193,18 @@ def _vocoder(asked: Vocoder | str | None, *, head: SpeechHead) -> Vocoder:
     return vocoder.to(head.mean.device) if isinstance(vocoder, nn.Module) else vocoder
 
 
-def _gathered(frames: Iterator[Tensor], size: int) -> Iterator[Tensor]:
-    """Chunks (F_i, M) of `size` frames or a little more; the last may be shorter."""
+def _gathered(frames: Iterator[Tensor], *, first: int) -> Iterator[Tensor]:
+    """Chunks (F_i, M) of `first` frames or a little more, then of twice as many, ..; the last may be shorter.
+
+    Each chunk's context is vocoded again: few large chunks cost less, and while one is heard the next is made.
+    """
     waiting: list[Tensor] = []
+    size = first
     for made in frames:
         waiting.append(made)
         if sum(map(len, waiting)) >= size:
             yield torch.cat(waiting)
-            waiting = []
+            waiting, size = [], min(2 * size, LARGEST_CHUNK * first)
     if waiting:
         yield torch.cat(waiting)
 
