@@ -71,7 +71,7 @@ def print_results(results: "Mapping[str, TaskResult]") -> None:
         if result.paraphrases:
             _add_wordings(wordings, result)
     console = Console(width=max(Console().width, 100) if not Console().is_terminal else None)
-    for table in (heard, text, wordings, *detail_tables(results)):
+    for table in (heard, text, wordings, *speech_tables(results), *detail_tables(results)):
         for column in table.columns[:2]:
             column.overflow = "fold"  # a name is never cut
         if table.row_count:
@@ -150,6 +150,25 @@ def detail_tables(results: "Mapping[str, TaskResult]") -> "list[Table]":
                 table.add_row(right, *map(str, line.values()))
             confusions.append(table)
     return [baselines, parts, forms, *confusions, signs]
+
+
+def speech_tables(results: "Mapping[str, TaskResult]") -> "list[Table]":
+    """Returns what is measured of spoken answers, one table a set, beside real speech on the same judge."""
+    from rich.table import Table
+
+    arms, tables = ("spoken", "real", "spoken minus real"), []
+    for name, result in results.items():
+        table = Table("metric", "by", "n", "spoken", "real", "- real", "other", title=f"{name}: what is said aloud")
+        for metric, measured in result.speech.items():
+            for by, scores in measured.items():
+                other = ", ".join(f"{arm} {score.value:.3g}" for arm, score in scores.items() if arm not in arms)
+                shown = [
+                    f"{score.value:.3g} ±{(score.high - score.low) / 2:.2g}" if score else "-"
+                    for score in map(scores.get, arms)
+                ]
+                table.add_row(metric, by, str(max(score.n for score in scores.values())), *shown, other)
+        tables.append(table)
+    return tables
 
 
 def _shown(score: "Score | None") -> str:

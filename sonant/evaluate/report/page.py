@@ -18,6 +18,7 @@ from sonant.evaluate.metrics.score import RESAMPLES
 from sonant.evaluate.report.audio import Clips
 from sonant.evaluate.report.figures import figures
 from sonant.evaluate.report.items import MAX_ITEMS, TaskDifferences, task_differences
+from sonant.evaluate.report.speech import speech_sections
 from sonant.evaluate.report.tables import tables
 from sonant.evaluate.run_folder import Json, Run, read_run
 
@@ -31,7 +32,9 @@ def write_report(
     values = {
         "title": "Sonant: " + ", ".join(run.name for run in runs),
         "notes": dict.fromkeys(note for run in runs for note in run.notes),
-        "runs": [tables(run) | {"sections": _sections(run, clips)} for run in runs],
+        "runs": [
+            tables(run) | {"sections": _sections(run, clips), "speech": speech_sections(run, clips)} for run in runs
+        ],
         "figures": figures(runs),
     }
     return _write("report.html", values, clips)
