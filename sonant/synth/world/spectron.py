@@ -25,6 +25,7 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import get_args
 
@@ -224,18 +225,27 @@ class _Planner:
     def _read(self, voice: Speaker, rng: random.Random, plan: _Plan) -> _Plan:
         is_list = rng.random() < WORD_LISTS
         said = _said(self._text(_word_list if is_list else sentence, rng), voice)
-        plan = replace(plan, heard=self._other(voice, rng, said), said=said, after=f" {rng.choice(READ)} {said.text}")
-        if not is_list:
+        plan = replace(plan, heard=self._heard(voice, rng, said), said=said, after=f" {rng.choice(READ)} {said.text}")
+        if not is_list and said.text not in _statements():
             self.read[voice].append(said)
         return plan
 
     def _written(self, voice: Speaker, rng: random.Random, plan: _Plan) -> _Plan:
-        return replace(plan, heard=self._other(voice, rng), before=rng.choice(REPEAT))
+        request = self._heard(voice, rng)
+        if request in self.read[voice]:  # as long as there are others, none is asked for twice
+            self.read[voice].remove(request)
+        return replace(plan, heard=request, before=rng.choice(REPEAT))
 
-    def _other(self, voice: Speaker, rng: random.Random, said: SpeechRequest | None = None) -> SpeechRequest:
-        """A sentence that the voice has read and is not saying now; where there is none yet, a new one."""
-        known = [request for request in self.read[voice] if request != said]
-        return rng.choice(known) if known else _said(self._text(sentence, rng), voice)
+    def _heard(self, voice: Speaker, rng: random.Random, said: SpeechRequest | None = None) -> SpeechRequest:
+        """A sentence that the voice has read and is not saying now; where there is none yet, a new one.
+
+        Never a fact: questions of other splits are answered with it, and a clip that is heard stays in its split.
+        """
+        if known := [request for request in self.read[voice] if request != said]:
+            return rng.choice(known)
+        while (text := self._text(sentence, rng)) in _statements():
+            pass
+        return _said(text, voice)
 
     def _text(self, make: Callable[[random.Random], str], rng: random.Random) -> str:
         """A text of the split of 3 words or more: said in a second or so, and longer."""
@@ -300,6 +310,11 @@ def _said(text: str, speaker: Speaker) -> SpeechRequest:
     """The text as this speaker always says it: the same words, the same sound."""
     volume = min(2.0, speaker.volume)
     return SpeechRequest(text, speaker.voice, rate=speaker.rate, pitch=speaker.pitch, volume=volume)
+
+
+@cache
+def _statements() -> frozenset[str]:
+    return frozenset(fact.statement for fact in facts())
 
 
 def _word_list(rng: random.Random) -> str:

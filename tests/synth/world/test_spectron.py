@@ -1,5 +1,6 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from sonant.chat.spelling import word_starts
 from sonant.data.check import check
 from sonant.data.manifest import Manifest
 from sonant.synth.tts import Marked, Speech, SpeechRequest
-from sonant.synth.world.facts import names_held_out
+from sonant.synth.world.facts import facts, names_held_out
 from sonant.synth.world.speakers import speakers
 from sonant.synth.world.spectron import (
     BOUNDARY,
@@ -112,6 +113,20 @@ def test_a_sentence_of_dev_or_test_is_never_spoken_in_training(world: Path) -> N
     for split in ("dev", "test"):
         assert not train & said(split, ("continuation", "read_aloud", "asr", "spoken_qa_heldout"))
         assert not train & {row.heard_parts[0].transcript for row in rows(world, f"{split}/spoken_qa")}
+
+
+def test_what_is_heard_in_one_split_is_neither_heard_nor_said_in_another(world: Path) -> None:
+    # Training heard "the fox eats berries" as a prompt of read_aloud; a question of test was answered with that clip.
+    statements = {fact.statement for fact in facts()}
+    clips: dict[str, tuple[set[str], set[str]]] = {}
+    for split in ("train", "dev", "test"):
+        made = [row for path in (world / split).glob("*.jsonl") for row in Manifest(path)]
+        heard = {part.name for row in made for part in row.heard_parts}
+        clips[split] = heard, {part.name for row in made for part in row.audio_parts}
+        for name in ("read_aloud", "asr"):
+            assert not statements & {row.heard_parts[0].transcript for row in rows(world, f"{split}/{name}")}
+    for one, other in permutations(clips, 2):
+        assert not clips[one][0] & clips[other][1]
 
 
 def test_nothing_of_an_entity_that_is_held_out_is_heard_or_said_but_where_it_is_measured(world: Path) -> None:
