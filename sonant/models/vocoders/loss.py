@@ -56,15 +56,15 @@ class VocoderLoss:
         """Returns the weighted sum; each window's mean difference is reported apart."""
         vocoder = unwrap(model)
         assert isinstance(vocoder, Vocos)
-        samples, lengths = batch.features[SAMPLES], self._lengths(batch)
+        samples, sizes, lengths = batch.features[SAMPLES], batch.feature_lengths[SAMPLES], self._lengths(batch)
         true = log_mel(samples, self.mel)
         sound = model(self._worse(true), lengths)
         weight, total, parts = self.weight(batch), samples.new_zeros(()), {}
         for name, spec in self.specs.items():
-            # Past a row's end both are silent, and differ by nothing.
             truth = true if spec == self.mel else log_mel(samples, spec)
-            gap = (log_mel(sound, spec)[:, : truth.shape[1]] - truth).abs().mean(-1).sum()
-            gap = gap * (spec.hop_length / self.mel.hop_length)
+            gaps = (log_mel(sound, spec)[:, : truth.shape[1]] - truth).abs().mean(-1)  # (B, F)
+            own = torch.arange(gaps.shape[1], device=gaps.device) * spec.hop_length < sizes[:, None]
+            gap = (gaps * own).sum() * (spec.hop_length / self.mel.hop_length)
             total = total + getattr(self.config, name) * gap
             parts[name] = (gap.detach(), weight)
         return LossOutput(total, weight, parts)
