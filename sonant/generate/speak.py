@@ -73,6 +73,7 @@ class Voice:
         share_s = (time.perf_counter() - began) / len(asked)
         return [self._spoken(*each, seconds=share_s) for each in zip(written, samples, mels, finished, strict=True)]
 
+    @torch.no_grad()
     def stream(
         self, asked: Example, reply: Reply, *, began: float, seed: int = 0, lora: bool = True
     ) -> Iterator[SoundChunk | SpokenReply]:

@@ -22,6 +22,7 @@ from sonant.models.checkpoint import save_speech_lm
 from sonant.models.speech_head.head import SpeechHead
 from sonant.models.speech_head.states import SpokenStates
 from sonant.models.vocoders.base import stream_windows
+from sonant.models.vocoders.vocos import Vocos, VocosConfig
 from sonant.testing import byte_tokenizer, tone
 
 TOKENIZER = byte_tokenizer()
@@ -281,3 +282,17 @@ def test_a_model_folder_speaks_as_the_model_did(assistant: Assistant, tmp_path: 
     loaded = Assistant.from_folder(tmp_path / "model", vocoder=Buzz())
     for one, other in zip(*(each.speak_all(QUESTIONS, config=CONFIG) for each in (assistant, loaded)), strict=True):
         same(one, other)
+
+
+def test_a_vocoder_in_the_model_folder_is_the_models_own_and_its_chunks_joined_are_the_whole(
+    own: Assistant, tmp_path: Path
+) -> None:
+    save_speech_lm(own.model, TOKENIZER, tmp_path / "model")
+    Vocos(VocosConfig(mel=MEL, dim=8, num_layers=1, hidden_dim=8, steps=1)).save(tmp_path / "model" / "vocoder")
+    loaded = Assistant.from_folder(tmp_path / "model")
+    assert isinstance(loaded.voice.vocoder, Vocos)
+    whole = loaded.speak(QUESTIONS[2], config=CONFIG)
+    *_, streamed = loaded.stream_speech(QUESTIONS[2], config=CONFIG)
+    assert isinstance(streamed, SpokenReply)
+    assert np.abs(whole.samples).max() > 0
+    np.testing.assert_allclose(streamed.samples, whole.samples, atol=1e-4)
