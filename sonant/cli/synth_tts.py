@@ -85,5 +85,11 @@ def tts(
     builder.refuse_misspelt(Manifest(manifest))
     run(builder, manifest, out, shard_rows=shard_rows, part=part)
     if words and (out / "rows.jsonl").exists():
-        unknown = sum("words" not in row.audio_parts[0].extra for row in Manifest(out / "rows.jsonl"))
-        typer.echo(f"{unknown:8} rows without word marks: numbers, signs, and what is not said as it is written")
+        _tell_unmarked(out / "rows.jsonl")
+
+
+def _tell_unmarked(path: Path) -> None:
+    from sonant.data.manifest import Manifest
+
+    unknown = sum("words" not in row.audio_parts[0].extra for row in Manifest(path))
+    typer.echo(f"{unknown:8} rows without word marks: numbers, signs, and what is not said as it is written")
