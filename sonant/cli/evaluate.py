@@ -111,34 +111,39 @@ def evaluate(
     checkpoint: Checkpoint = None,
 ) -> None:
     """Score a model beside the cascade, the text oracle, and the LLM it grew from."""
+    from sonant.cli.evaluate_speech import Measured, load_speech_test
     from sonant.cli.evaluate_tools import compare_runs, run_outside
 
     if compare:
         return compare_runs(*compare, out, judge=_judge(judge, out))
+    paths = [path for path in (model, *(manifests or [])) if path]
     if tool:
-        paths = [path for path in (model, *(manifests or [])) if path]
         return run_outside(tool, paths, out, setup=setup, endpoint=endpoint, checkpoint=checkpoint, limit=limit)
     if suite == "list":
         return list_suites()
-    from sonant.cli.evaluate_speech import Measured, load_speech_test
-    from sonant.errors import EvaluationError
     from sonant.evaluate.run import run_sets, sets_of
     from sonant.evaluate.suite import Place
 
-    if model is None or not (manifests or suite):
-        raise EvaluationError("what is to be evaluated? give MODEL and MANIFESTS, or MODEL --suite NAME --root FOLDER")
+    model = _given(model, manifests or suite)
     place = Place(root, imported or out / "imported", only, skip_missing, judged=judge != "none")
     with progress_bar() as tell:
         prepared = _prepare(suite, place, paraphrases, limit, tell) if suite else None
         sets = [*(sets_of(manifests, limit=limit) if manifests else ()), *(prepared.sets if prepared else ())]
         examinee = load_examinee(model, recognizer=recognizer, max_new_tokens=max_new_tokens, batch_size=batch_size)
-        asked, judges = replace(examinee, baselines=baselines), _judge(judge, out)
+        asked = replace(examinee, baselines=baselines)
         pins = {**examinee.pins, "suite": prepared.pins} if prepared else examinee.pins
         speech = load_speech_test(sets, asked, Measured(listener, speaker_encoder, perplexity))
-        results = run_sets(sets, asked, out, judge_model=judges, speech=speech, pins=pins, progress=tell)
+        results = run_sets(sets, asked, out, judge_model=_judge(judge, out), speech=speech, pins=pins, progress=tell)
     _print(results, out, skipped=prepared.skipped if prepared else {})
-    if max_forgetting is not None:
-        check_forgetting(results, max_forgetting=max_forgetting)
+    check_forgetting(results, max_forgetting=max_forgetting)
+
+
+def _given(model: Path | None, sets: list[Path] | str) -> Path:
+    from sonant.errors import EvaluationError
+
+    if model is None or not sets:
+        raise EvaluationError("what is to be evaluated? give MODEL and MANIFESTS, or MODEL --suite NAME --root FOLDER")
+    return model
 
 
 def _prepare(suite: str, place: "Place", paraphrases: int | None, limit: int | None, tell: progress_bar) -> "Prepared":
@@ -199,11 +204,13 @@ def _print(results: "dict[str, TaskResult]", out: Path, *, skipped: dict[str, st
     typer.echo(f"written: {out / 'results.json'}, {out / 'items.jsonl'}, {out / 'pins.json'}")
 
 
-def check_forgetting(results: "dict[str, TaskResult]", *, max_forgetting: float) -> None:
-    """Prints the verdict; exits with status 1 if any text task lost more than `max_forgetting` points."""
+def check_forgetting(results: "dict[str, TaskResult]", *, max_forgetting: float | None) -> None:
+    """Prints the verdict; exits with status 1 if any text task lost more than `max_forgetting`; None: neither."""
     from sonant.errors import EvaluationError
     from sonant.evaluate.run import forgetting
 
+    if max_forgetting is None:
+        return
     lost = forgetting(results)
     if not lost:
         raise EvaluationError("--max-forgetting needs rows without audio among the manifests; there are none")

@@ -40,16 +40,16 @@ class Kind:
         return [ChatAnswer('{"reason": "", "score": 5}') for _ in requests]
 
 
-Tone = Callable[[Path], Path]
+Tone = Callable[..., Path]
 
 
 @pytest.fixture(scope="module")
 def tone() -> Tone:
-    """Writes half a second of a tone, in the format that the name says."""
+    """Writes half a second (or `duration_s`) of a tone, in the format that the name says."""
 
-    def write_tone(path: Path) -> Path:
+    def write_tone(path: Path, *, duration_s: float = 0.5) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(path, 0.1 * np.sin(np.arange(8000) / 9).astype(np.float32), 16000)
+        soundfile.write(path, 0.1 * np.sin(np.arange(round(16_000 * duration_s)) / 9).astype(np.float32), 16000)
         return path
 
     return write_tone
@@ -78,7 +78,8 @@ def table(root: Path, name: str, rows: list[dict[str, Any]], clip: Path) -> None
 
 def test_every_shipped_suite_can_be_read_and_names_what_exists() -> None:
     assert shipped_suites() == [
-        "covost2", "fleurs", "librispeech", "llama_questions", "spoken_squad", "tiny", "tiny_wavllm", "voicebench",
+        "covost2", "fleurs", "librispeech", "llama_questions", "spectron", "spoken_squad", "tiny", "tiny_spectron",
+        "tiny_wavllm", "voicebench",
     ]  # fmt: skip
     for name in shipped_suites():
         for each in load_suite(name).sets.values():
@@ -142,6 +143,34 @@ def test_llama_questions_are_matched_strictly_and_leniently_with_aliases(tmp_pat
     script = {"capital of france?": "It is Paris.", "author of hamlet?": "Shakespeare"}
     found = values(results("llama_questions", tmp_path, script)["llama_questions/test"])
     assert (found["contains"], found["exact_match"]) == (100.0, 50.0)
+
+
+def test_llama_questions_are_read_as_they_are_released_and_heard_whole(tmp_path: Path, tone: Tone) -> None:
+    """A table with columns Questions, Answer, Wav Filename beside 1.wav ...; one question is longer than 3 s."""
+    folder = tmp_path / "LLAMA1-Test-Set"
+    tone(folder / "1.wav")
+    tone(folder / "2.wav", duration_s=5.46)
+    table = "Questions,Answer,Wav Filename\nWho wrote Hamlet?,William Shakespeare,1.wav\nHow many?,Eleven,2.wav\n"
+    (folder / "llama_questions.csv").write_text(table)
+    prepared = prepare("spectron", Place(tmp_path, tmp_path / "i", only="llama*"))
+    (each,) = prepared.sets
+    assert each.speak
+    assert [part.duration_s for row in each.rows for part in row.heard_parts] == [None, None]
+    script = {"Who wrote Hamlet?": "Shakespeare", "How many?": "11"}
+    found = values(run_sets([each], Examinee(Scripted(script)), tmp_path / "out")["spectron/llama_questions"])  # type: ignore[arg-type]
+    assert (found["qa_strict"], found["qa_lenient"]) == (0.0, 100.0)
+
+
+def test_librispeech_is_continued_after_its_first_seconds(tmp_path: Path, tone: Tone) -> None:
+    chapter = tmp_path / "LibriSpeech/test-clean/61/70968"
+    for number, duration_s in enumerate((2.0, 5.0, 12.0)):
+        tone(chapter / f"61-70968-000{number}.flac", duration_s=duration_s)
+    (chapter / "61-70968.trans.txt").write_text("".join(f"61-70968-000{n} HE HOPED\n" for n in range(3)))
+    short, long = prepare("spectron", Place(tmp_path, tmp_path / "i", only="cont*")).sets
+    assert [row.heard_parts[0].duration_s for row in (*short.rows, *long.rows)] == [3.0, 3.0, 10.0]
+    assert (short.pins["too_short"], long.pins["too_short"]) == (1, 2)
+    assert [truth.clip and truth.clip.offset_s for truth in long.truths] == [10.0]
+    assert short.speak
 
 
 def test_voicebench_is_judged_and_unclear_choices_are_counted(tmp_path: Path, tone: Tone) -> None:

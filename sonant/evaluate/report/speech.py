@@ -1,4 +1,4 @@
-"""The spoken answers of a run: their measures, and rows to look at and to listen to: prompt, real answer, spoken one."""
+"""The spoken answers of a run: measures, and rows to look at and to listen to (prompt, real answer, spoken one)."""
 
 import base64
 import io
