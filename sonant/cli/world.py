@@ -137,11 +137,9 @@ def _build_speaker_encoder(out: Path, settings: list[str]) -> None:
 def _build_vocoder(out: Path, settings: list[str]) -> None:
     from sonant.recipes.tiny_vocoder import TinyVocoderRecipe, build_vocoder
     from sonant.synth.world.listening import make_listening
-    from sonant.synth.world.tokenizer import train_tokenizer
 
-    train_tokenizer(out / "tokenizer")
     train, dev = make_listening(out / "listening", tell=typer.echo)  # the clips of the encoder
-    config = _changed(TinyVocoderRecipe(tokenizer=str(out / "tokenizer")), ["train.resume=true", *settings])
+    config = _changed(TinyVocoderRecipe(), ["train.resume=true", *settings])
     run_dir = out / "vocoder"
     folder, command = run_dir / "model", "sonant world build --part vocoder"
     scores = build_vocoder(train, folder, config=config, run_dir=run_dir, dev=dev, command=command, say=typer.echo)

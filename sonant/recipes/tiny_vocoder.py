@@ -5,10 +5,6 @@
 `sonant world build --part vocoder` runs this on clips of the training voices.
 """
 
-import hashlib
-import json
-import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -18,27 +14,25 @@ from pydantic import Field
 
 from sonant.audio.io import load
 from sonant.audio.mel import log_mel
-from sonant.batch import Example, make_example
+from sonant.batch import Example
 from sonant.chat.messages import Conversation
-from sonant.chat.tokenizer import ChatTokenizer
 from sonant.config import Config
 from sonant.data.blend import Group, Source
 from sonant.data.loader import BatchStream, LoaderConfig, RowSizes
 from sonant.data.manifest import Manifest
 from sonant.data.plan import PlanConfig
 from sonant.models.freeze import FreezePlan, GroupConfig
-from sonant.models.parts import resolve_part
 from sonant.models.vocoders.base import Vocoder
 from sonant.models.vocoders.loss import SAMPLES, VocoderLoss, VocoderLossConfig
 from sonant.models.vocoders.vocos import Vocos, VocosConfig
 from sonant.train import distributed
+from sonant.train.provenance import Provenance
 from sonant.train.trainer import TrainConfig, train
 
 
 class TinyVocoderRecipe(Config):
     """Every choice of a run; the defaults made the vocoder that is shipped."""
 
-    tokenizer: str = "tiny/llm"  # rows are rendered with it; nothing is learnt from their text
     architecture: VocosConfig = VocosConfig()
     loss: VocoderLossConfig = VocoderLossConfig()
     learning_rate: float = Field(default=2e-3, gt=0)
@@ -62,9 +56,9 @@ def build_vocoder(
     dev: voice group -> manifest; returns voice group -> mean distance of log mels. Under torchrun only the first
     process writes and measures.
 
-    Raises: SonantError where manifests, settings or the tokenizer do not fit.
+    Raises: SonantError where manifests and settings do not fit.
     """
-    started = time.monotonic()
+    provenance = Provenance(config, command)
     torch.manual_seed(config.train.seed)
     vocoder = Vocos(config.architecture)
     held_out = {group: Manifest(path) for group, path in (dev or {}).items()}
@@ -82,30 +76,38 @@ def build_vocoder(
         return {}
     vocoder.save(out)
     scores = mel_distances(Vocos.from_folder(out), held_out)
-    provenance = {
-        "command": command,
-        "recipe": config.model_dump(mode="json"),
-        "steps": result.step,
-        "seconds": round(time.monotonic() - started),
-        "processes": int(os.environ.get("WORLD_SIZE", "1")),
-        "torch": torch.__version__,
-        "data": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in manifests},
-        "dev_log_mel_distance": {group: round(score, 4) for group, score in scores.items()},
-    }
-    (out / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
+    provenance.write(out, steps=result.step, data=manifests, dev_log_mel_distance=scores)
     return scores
 
 
 def make_stream(config: TinyVocoderRecipe, manifests: Sequence[Path]) -> BatchStream:
     """Returns batches of clips as samples, each manifest as large as it is; lengths are counted in mel frames."""
-    tokenizer, mel = ChatTokenizer.from_folder(resolve_part(config.tokenizer)), config.architecture.mel
+    mel = config.architecture.mel
 
     def example(row: Conversation, rng: np.random.Generator) -> Example:
-        return make_example(row, tokenizer, [SAMPLES])
+        return clip_example(row, sample_rate_hz=mel.sample_rate_hz)
 
     clips = Group("clips", [Source(path.stem, Manifest(path)) for path in manifests], temperature=1.0)
     sizes = RowSizes(text_tokens=lambda row: 0, audio_tokens=lambda seconds: round(seconds * mel.frame_rate_hz))
     return BatchStream(clips, example, sizes=sizes, plan=config.plan, loader=config.loader)
+
+
+def clip_example(row: Conversation, *, sample_rate_hz: int) -> Example:
+    """Returns the row's first recording as samples, and none of its text."""
+    samples = torch.from_numpy(load(row.audio_parts[0].source, sample_rate_hz=sample_rate_hz))
+    nothing = np.zeros(0, np.int64)
+    return Example(
+        id=row.id,
+        task=row.task,
+        token_ids=nothing,
+        loss_mask=np.zeros(0, np.float32),
+        prompt_ids=nothing,
+        audio_positions=np.zeros(1, np.int64),
+        transcript_ids=[nothing],
+        features={SAMPLES: [samples]},
+        audio_duration_s=len(samples) / sample_rate_hz,
+        reference="",
+    )
 
 
 @torch.no_grad()

@@ -13,7 +13,6 @@ from sonant.data.manifest import write
 from sonant.models.vocoders.load import load_vocoder
 from sonant.models.vocoders.vocos import Vocos
 from sonant.recipes.tiny_vocoder import TinyVocoderRecipe, build_vocoder
-from sonant.testing import byte_tokenizer
 from tests.models.vocoders.small_vocoders import SMALL, buzz
 
 
@@ -28,9 +27,7 @@ def manifest_of(folder: Path, name: str, num: int) -> Path:
 
 
 def build(tmp_path: Path, *, steps: int, run: str = "run") -> dict[str, float]:
-    byte_tokenizer().save(tmp_path / "tokenizer")
     values = {
-        "tokenizer": str(tmp_path / "tokenizer"),
         "architecture": {"mel": {"num_mels": 32}, "dim": 16, "num_layers": 1, "hidden_dim": 24, "steps": 3},
         "plan": {"token_budget": 96},
         "train": {"steps": steps, "warmup_steps": 2},
@@ -54,6 +51,7 @@ def test_a_run_leaves_a_folder_that_loads_and_says_where_it_comes_from(tmp_path:
     assert provenance["command"] == "make"
     assert provenance["recipe"]["architecture"]["mel"]["num_mels"] == 32
     assert provenance["dev_log_mel_distance"] == {"buzz": round(scores["buzz"], 4)}
+    assert list(provenance["data"]) == ["train.jsonl"]
     assert [len(digest) for digest in provenance["data"].values()] == [64]
 
 
