@@ -69,7 +69,7 @@ def test_the_faithful_form_can_be_laid_over_tiny() -> None:
     assert "lora" not in config.groups
     assert config.model.speech_head is not None
     published = SpeechHeadConfig().model_dump() | {"num_layers": 4}
-    own = {"dim", "num_layers", "num_heads", "ffn_dim", "dropout", "window", "noise_dim"}  # of what it does not have
+    own = {"dim", "num_layers", "num_heads", "ffn_dim", "dropout", "window", "noise_dim", "max_seconds"}
     found = config.model.speech_head.model_dump()
     assert {k: v for k, v in found.items() if k not in own} == {k: v for k, v in published.items() if k not in own}
 

@@ -27,6 +27,7 @@ class SpeechHeadConfig(Config):
     latent: bool = False  # a Gaussian is drawn before the post-net (MELLE)
     arm: Literal["regression", "energy"] = "regression"  # energy: the post-net reads noise and gives samples (SLED)
     noise_dim: int = pydantic.Field(64, ge=1)  # of the energy arm
+    around_mean: bool = False  # energy: samples are what noise adds to a regression, which is taught beside them
     temperature: float = pydantic.Field(1.0, ge=0)  # scales what is drawn at test; 0: the mean of the latent
     refine_layers: int = pydantic.Field(0, ge=0)  # causal convolutions over coarse frames
     refine_dim: int = pydantic.Field(256, ge=1)
@@ -51,6 +52,8 @@ class SpeechHeadConfig(Config):
             raise ValueError("pointer: the LLM's own layers have none; set body to own, or pointer to false")
         if self.latent and self.arm == "energy":
             raise ValueError("latent and arm energy both draw; choose one")
+        if self.around_mean and self.arm != "energy":
+            raise ValueError("around_mean is of arm energy; set arm to energy, or around_mean to false")
         if self.refine_layers and self.arm == "energy":
             raise ValueError("refine_layers: samples of the energy arm go out as they are; set it to 0")
         if self.body == "own" and self.dim % (2 * self.num_heads):

@@ -33,7 +33,7 @@ class PreNet(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class Drawn:
-    """The frames (S, T, r * M) of each step and, of a latent, its mean and the logarithm of its variance."""
+    """The frames (S, T, r * M) of each step, what they are drawn around and, of a latent, the log of its variance."""
 
     frames: Tensor
     mean: Tensor | None = None
@@ -82,7 +82,8 @@ class LatentPostNet(nn.Module):
 class EnergyPostNet(nn.Module):
     """A net of state and noise whose outputs are samples: two blocks, each scaled and shifted by the noise.
 
-    Source: the energy distance head of SLED (arXiv 2505.13181); sizes are ours.
+    Around a mean, they are what is added to the frames of a plain post-net.
+    Source: the energy distance head of SLED (arXiv 2505.13181); sizes and the mean are ours.
     """
 
     def __init__(self, config: SpeechHeadConfig, *, width: int) -> None:
@@ -96,6 +97,7 @@ class EnergyPostNet(nn.Module):
             nn.Sequential(nn.Linear(inner, inner), nn.GELU(), nn.Linear(inner, inner)) for _ in range(2)
         )
         self.outer = nn.Linear(inner, config.frames_per_step * config.mel.num_mels)
+        self.mean = PostNet(config, width=width) if config.around_mean else None
 
     def forward(self, hidden: Tensor, draws: Draws, *, purpose: str = "frames") -> Drawn:
         """Returns one sample for each state (S, T, width); another `purpose` gives another sample."""
@@ -105,7 +107,10 @@ class EnergyPostNet(nn.Module):
         for norm, modulation, block in zip(self.norms, self.modulations, self.blocks, strict=True):
             scale, shift = modulation(noise).chunk(2, dim=-1)
             x = x + block(norm(x) * (1 + scale) + shift)
-        return Drawn(self.outer(x))
+        if self.mean is None:
+            return Drawn(self.outer(x))
+        mean: Tensor = self.mean(hidden, draws).frames
+        return Drawn(mean + self.outer(x), mean)
 
 
 def make_postnet(config: SpeechHeadConfig, *, width: int) -> "PostNet | LatentPostNet | EnergyPostNet":

@@ -64,6 +64,8 @@ def frame_losses(frames: SpokenFrames, config: SpeechLossConfig) -> dict[str, Te
     parts: dict[str, Tensor] = {}
     if frames.other is not None:
         parts["mel"] = config.energy * energy(frames)
+        if frames.mean is not None:
+            parts["mel"] = parts["mel"] + reconstruction(frames.mean, frames.target, frames.valid, config)
     else:
         parts["mel"] = reconstruction(frames.coarse, frames.target, frames.valid, config)
     if frames.refined is not None:

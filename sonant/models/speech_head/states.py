@@ -56,7 +56,7 @@ class SpokenFrames:
     coarse: Tensor  # (S, F', M)
     refined: Tensor | None = None  # (S, F', M)
     other: Tensor | None = None  # (S, F', M) arm energy: a second sample, as good as the first
-    mean: Tensor | None = None  # (S, F', M) latent: its mean and the logarithm of its variance
+    mean: Tensor | None = None  # (S, F', M) what is drawn around; of a latent, also the logarithm of its variance
     log_variance: Tensor | None = None
     stop_logits: Tensor | None = None  # (S, T)
     advance_logits: Tensor | None = None  # (S, T)

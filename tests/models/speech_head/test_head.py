@@ -20,6 +20,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "own": OWN | {"stop": True},
     "pointer": POINTER | {"frames_per_step": 3, "prenet_dropout_at_test": True},
     "pointer, energy": POINTER | {"frames_per_step": 2, "arm": "energy", "noise_dim": 8},
+    "pointer, energy around a mean": POINTER | {"frames_per_step": 2, "arm": "energy", "around_mean": True},
     "pointer, window, refined": POINTER | {"window": 3, "refine_layers": 3},
 }
 each_body = pytest.mark.parametrize("changes", BODIES.values(), ids=BODIES)
@@ -221,6 +222,7 @@ def test_a_speaker_changes_what_is_said_and_must_be_given_if_asked() -> None:
         ({"pointer": True}, "body to own"),
         ({"latent": True, "arm": "energy"}, "choose one"),
         ({"refine_layers": 2, "arm": "energy"}, "set it to 0"),
+        ({"around_mean": True}, "set arm to energy"),
         ({"body": "own", "dim": 30, "num_heads": 4}, "multiple of twice the heads"),
     ],
 )
