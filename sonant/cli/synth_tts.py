@@ -65,9 +65,8 @@ def tts(
     from sonant.synth.voices import load_voices
 
     synthesizer = load_synthesizer(engine, num_workers=workers)
-    delivery = Delivery(
-        load_voices(voices or [], synthesizer), rates, pitches, sample_rate_hz=sample_rate, suffix=f".{audio_format}"
-    )
+    chosen, suffix = load_voices(voices or [], synthesizer), f".{audio_format}"
+    delivery = Delivery(chosen, rates, pitches, sample_rate_hz=sample_rate, suffix=suffix)
     manifest = text_manifest(source, out, column=text or "text")
     builder = SpokenTexts(
         synthesizer,
@@ -84,12 +83,14 @@ def tts(
     )
     builder.refuse_misspelt(Manifest(manifest))
     run(builder, manifest, out, shard_rows=shard_rows, part=part)
-    if words and (out / "rows.jsonl").exists():
+    if words:
         _tell_unmarked(out / "rows.jsonl")
 
 
 def _tell_unmarked(path: Path) -> None:
     from sonant.data.manifest import Manifest
 
+    if not path.exists():  # other parts are at work
+        return
     unknown = sum("words" not in row.audio_parts[0].extra for row in Manifest(path))
     typer.echo(f"{unknown:8} rows without word marks: numbers, signs, and what is not said as it is written")

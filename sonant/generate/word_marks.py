@@ -4,9 +4,9 @@
     frames      x . x x x . . x . x x .        40 ms each in the tiny encoder
     marks       |          ^                   a word begins halfway between the letters around its beginning
 
-A CTC head answers once it has heard enough: letters soon, whole words late. So letters are aligned where the encoder
-spells in them too (`letter_head`), else its tokens. On clips of espeak, which knows the truth, the tiny encoder's
-letters are 37 ms off on average, its tokens 87 ms.
+A CTC head answers once it has heard enough: a letter a frame late, a whole word at any time. So letters are aligned
+where the encoder spells in them too (`letter_head`), else its tokens. Beside what espeak knows of its own clips (264 of
+dev), letters of the tiny encoder are 25 ms off on average and 67 ms at the 95th percentile; its tokens 58 and 150 ms.
 """
 
 import re
@@ -108,6 +108,7 @@ class WordMarker:
     def _begun(self, path: Tensor, words: Sequence[int], *, num_words: int) -> Starts:
         """The start of each word, of a path (T,) over what was spelled, each of it belonging to one of `words`."""
         starts: Starts = [None] * num_words
+        late = 0 if self._letters is None else 1
         last: int | None = None
         before = -1
         for frame, token in enumerate(path.tolist()):
@@ -115,7 +116,7 @@ class WordMarker:
                 continue
             if (word := words[token]) != before:
                 begins = frame if last is None else (last + frame) / 2
-                starts[word] = round(begins / self.encoder.frame_rate_hz, 3)
+                starts[word] = round(max(0.0, begins - late) / self.encoder.frame_rate_hz, 3)
             before, last = word, frame
         return starts
 
