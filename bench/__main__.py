@@ -14,6 +14,7 @@ doctor       a million rows, and planted faults
 builders     two runs of every builder with one seed
 speechmapper SpeechMapper: wall, step cost by depth, both stages beside the published method
 wavllm       two encoders, two stages: who, how, several instructions at once, and the arms of stage 2
+spectron     spoken answers: word errors by two listeners, movement, stops, voices, speed; the published form, ablations
 vocoder      Griffin-Lim and the tiny vocoder: word errors, distance, time to the first sound
 speaking     ten thousand sentences spoken and stored
 speaking_aloud  how fast an answer is said: real-time factor, time to first sound
@@ -43,6 +44,7 @@ NAMES = (
     "cache",
     "speechmapper",
     "wavllm",
+    "spectron",
     "vocoder",
     "suite",
 )
