@@ -71,7 +71,7 @@ class TextLM(SpeechLM):
         nn.Module.__init__(self)
         self.encoders = nn.ModuleList()
         self.llm = llm
-        self.prompt_adapter = None
+        self.prompt_adapter = self.speech_head = None
         self.own_parts = frozenset()
 
 
