@@ -10,7 +10,8 @@ from sonant.cli.evaluate_tables import list_suites, print_results, progress_bar
 
 if TYPE_CHECKING:
     from sonant.evaluate.arms import Examinee
-    from sonant.evaluate.run import TaskResult
+    from sonant.evaluate.run import EvalSet, TaskResult
+    from sonant.evaluate.speech.measure import SpeechTest
     from sonant.evaluate.suite import Place, Prepared
     from sonant.generate.chat_model import ChatModel
 
@@ -111,7 +112,6 @@ def evaluate(
     checkpoint: Checkpoint = None,
 ) -> None:
     """Score a model beside the cascade, the text oracle, and the LLM it grew from."""
-    from sonant.cli.evaluate_speech import Measured, load_speech_test
     from sonant.cli.evaluate_tools import compare_runs, run_outside
 
     if compare:
@@ -132,7 +132,7 @@ def evaluate(
         examinee = load_examinee(model, recognizer=recognizer, max_new_tokens=max_new_tokens, batch_size=batch_size)
         asked = replace(examinee, baselines=baselines)
         pins = {**examinee.pins, "suite": prepared.pins} if prepared else examinee.pins
-        speech = load_speech_test(sets, asked, Measured(listener, speaker_encoder, perplexity))
+        speech = _speech_test(sets, asked, listener, speaker_encoder, perplexity)
         results = run_sets(sets, asked, out, judge_model=_judge(judge, out), speech=speech, pins=pins, progress=tell)
     _print(results, out, skipped=prepared.skipped if prepared else {})
     check_forgetting(results, max_forgetting=max_forgetting)
@@ -178,6 +178,14 @@ def load_examinee(
     generation = GenerationConfig(max_new_tokens=max_new_tokens)
     pins = run_pins(model, recognizer=resolve_part(recognizer), config=generation)
     return Examinee(assistant, heard_by, generation, batch_size, pins)
+
+
+def _speech_test(
+    sets: "list[EvalSet]", asked: "Examinee", listeners: list[str] | None, encoder: str | None, llm: str | None
+) -> "SpeechTest | None":
+    from sonant.cli.evaluate_speech import Measured, load_speech_test
+
+    return load_speech_test(sets, asked, Measured(listeners, encoder, llm))
 
 
 def _judge(name: str, out: Path) -> "ChatModel | None":
