@@ -141,7 +141,7 @@ def keep_better(
     run_dir: Path,
     say: Callable[[str], None],
 ) -> None:
-    """Makes run_dir/model: the stage's best, or its last if it has no metric; `before` if that scored better at start.
+    """Makes run_dir/model: the stage's best, or its last if it has no metric; `before` if that is no better than the start.
 
     start: the scores of the model that the stage began with, which is the one in `before`.
     """
@@ -149,9 +149,9 @@ def keep_better(
     if start is not None and stage.metric is not None and result.best is not None:
         gain = (result.best - start[stage.metric]) * (1 if stage.metric_mode == "max" else -1)
         say(f"{stage.metric}: {start[stage.metric]:.4g} before, {result.best:.4g} at best")
-        if gain < 0:
+        if gain <= 0:
             kept = before
-            say("no step was as good as the model it began with, which is kept")
+            say("no step was better than the model it began with, which is kept")
     copy_speech_lm(kept, run_dir / "model")
 
 

@@ -25,7 +25,7 @@ def copied(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(
     ("best", "start", "kept"),
-    [(90.0, 80.0, "best"), (80.0, 80.0, "best"), (79.0, 80.0, "before"), (None, None, "last")],
+    [(90.0, 80.0, "best"), (80.0, 80.0, "before"), (79.0, 80.0, "before"), (None, None, "last")],
 )
 def test_a_stage_that_makes_nothing_better_leaves_the_model_it_began_with(
     copied: list[tuple[str, str]], best: float | None, start: float | None, kept: str
