@@ -141,7 +141,7 @@ def keep_better(
     run_dir: Path,
     say: Callable[[str], None],
 ) -> None:
-    """Makes run_dir/model: the stage's best, or its last if it has no metric; `before` if that is no better than the start.
+    """Makes run_dir/model: the stage's best, or its last if it has no metric; `before` if nothing was better than it.
 
     start: the scores of the model that the stage began with, which is the one in `before`.
     """
