@@ -3,8 +3,9 @@
 Its wheel holds a model of American English. That hears every English word badly; told what may be said, it is of use.
 So it is given sentences: it knows their words alone, and how often one follows another (trigrams, backing off).
 
-Synthetic voices need what their silence lacks: without noise, at -40 dB, the silence between their words is no silence
-to a model of recordings (on 12 sentences of espeak's American voice, WER 50 % without it, 11 % with it).
+Synthetic voices need what their silence lacks: without noise, silence between their words is no silence to a model of
+recordings. On 144 real answers of the tiny world's eight voices (dev), WER is 21.3, 15.5 and 13.3 % with noise at -50,
+-40 and -30 dB; by voice, at -30 dB, from 0 to 36 %: hold speech to real speech of the same voice.
 """
 
 import importlib.util
@@ -22,7 +23,7 @@ from sonant.generate.recognizer import Samples, Tell, by_length
 
 SAMPLE_RATE_HZ = 16_000
 LEVEL = 0.1  # root mean square that clips are brought to
-NOISE_DB = -40.0  # against that level
+NOISE_DB = -30.0  # against that level
 PAUSE_S = 0.3  # before and after a clip
 
 

@@ -35,7 +35,5 @@ def continued(rows: Sequence[Conversation], prompt_s: float) -> tuple[list[Conve
         found.append(replace(row, messages=(user(prompt), assistant(transcript))))
         truths.append(Truth(rest, None))
     if not found:
-        raise EvaluationError(
-            f"no recording exceeds {prompt_s:g} s by half a second; give a shorter prompt_s"
-        )
+        raise EvaluationError(f"no recording exceeds {prompt_s:g} s by half a second; give a shorter prompt_s")
     return found, truths, len(rows) - len(found)

@@ -250,7 +250,10 @@ class _Asked:
         }
         found: dict[str, dict[str, Estimate]] = {"log_perplexity": {}, "length": {}}
         for arm, said in texts.items():
-            counts = np.array(likelihood(said, contexts), dtype=float)
+            pairs = list(zip(said, contexts, strict=True))
+            distinct = list(dict.fromkeys(pairs))
+            weighed = dict(zip(distinct, likelihood(*map(list, zip(*distinct, strict=True))), strict=True))
+            counts = np.array([weighed[pair] for pair in pairs], dtype=float)
             if (kept := counts[counts[:, 1] > 0]).size:
                 found["log_perplexity"][arm] = _hundredth(ratio(kept))
                 found["length"][arm] = _mean(list(counts[:, 1]))
@@ -328,10 +331,13 @@ def _transcribe(listener: Listener, clips: Sequence[AudioPart | None], progress:
 
 
 def _vectors(vectors: Voices, clips: Sequence[AudioPart | None]) -> NDArray[np.float64]:
-    places = [index for index, clip in enumerate(clips) if clip]
-    found = vectors([clip for clip in clips if clip])
+    distinct = {clip.key: clip for clip in clips if clip}  # many rows may hear the same recording
+    found = vectors(list(distinct.values()))
+    numbers = {key: number for number, key in enumerate(distinct)}
     full = np.full((len(clips), found.shape[1]), np.nan)
-    full[places] = found
+    for index, clip in enumerate(clips):
+        if clip:
+            full[index] = found[numbers[clip.key]]
     return full
 
 
