@@ -12,7 +12,7 @@ from sonant.evaluate.report.audio import Clip, Clips
 from sonant.evaluate.run_folder import Json, Run
 
 NUM_SHOWN = 6  # rows of a set, evenly spaced
-RANGE = (-9.2, 0.0)  # log mels from black to white: the floor, and the loudest of what clips at one level hold
+RANGE = (-5.0, 4.0)  # nats: log mels from black to white; what espeak says at one level lies between
 PIXELS_A_FRAME = 2  # in width: 80 frames a second
 ARMS = ("spoken", "real", "spoken minus real")
 
