@@ -27,10 +27,14 @@ def sizes(model: SpeechLM) -> dict[str, int]:
     return found
 
 
-def test_the_faithful_model_has_the_sizes_that_follow_from_the_paper() -> None:
+@pytest.fixture(scope="module")
+def published() -> SpeechLM:
     with torch.device("meta"):
-        model = build_speech_lm(preset("faithful").model)
-    assert sizes(model) == {
+        return build_speech_lm(preset("faithful").model)
+
+
+def test_the_faithful_model_has_the_sizes_that_follow_from_the_paper(published: SpeechLM) -> None:
+    assert sizes(published) == {
         "encoders.0": pytest.approx(600e6, rel=0.02),
         "adapter": 1024 * 960 + 960,
         "llm": 361_821_120,
@@ -38,12 +42,10 @@ def test_the_faithful_model_has_the_sizes_that_follow_from_the_paper() -> None:
     }
 
 
-def test_in_the_faithful_preset_all_trains_by_the_published_loss_and_no_option_is_on() -> None:
+def test_in_the_faithful_preset_all_trains_by_the_published_loss_and_no_option_is_on(published: SpeechLM) -> None:
     config = preset("faithful")
-    with torch.device("meta"):
-        model = build_speech_lm(config.model)
-        FreezePlan(config.groups).apply(model)
-    assert all(parameter.requires_grad for parameter in model.parameters())
+    FreezePlan(config.groups).apply(published)
+    assert all(parameter.requires_grad for parameter in published.parameters())
     assert config.model.speech_head == SpeechHeadConfig()
     assert config.loss == SpeechLossConfig()
     assert (config.loss.l1, config.loss.l2, config.loss.mel_deltas, config.loss.time_deltas) == (1, 1, (1,), (1, 2))

@@ -9,8 +9,10 @@ from torch import Tensor
 
 from sonant.errors import ModelError
 from sonant.models.speech_head.config import SpeechHeadConfig
+from sonant.models.speech_head.draws import Draws
 from sonant.models.speech_head.head import SpeechHead
 from sonant.models.speech_head.states import SpokenFrames
+from sonant.models.speech_head.word_pointer import ages, pointers
 
 WORDS, FRAMES = [[3, 2, 4], [5, 2]], (23, 14)
 BODIES: dict[str, dict[str, Any]] = {
@@ -48,8 +50,6 @@ def test_stepping_with_true_frames_fed_back_equals_the_pass_over_them(changes: d
     state.most_steps = -(-lengths // r)
     truth = torch.nn.functional.pad(mels, (0, 0, 0, num_steps * r - mels.shape[1])).unflatten(1, (num_steps, r))
     if head.config.pointer:  # it is driven by its marks, too
-        from sonant.models.speech_head.word_pointer import ages, pointers
-
         pointer = pointers(even_starts(WORDS, FRAMES), torch.tensor([3, 2]), state.most_steps, step_s=FRAME_S * r)
     for step in range(num_steps):
         if head.config.pointer:
@@ -131,8 +131,6 @@ def test_what_stands_in_padding_reaches_neither_frames_nor_gradients() -> None:
 def test_pre_and_post_net_are_not_linear() -> None:
     # Two linear layers in a row are one, as in the open re-implementation (defect 6).
     head = small_head()
-    from sonant.models.speech_head.draws import Draws
-
     a, b = torch.randn(2, 1, 1, MEL.num_mels)
     assert not torch.allclose(head.prenet(a + b, Draws()), head.prenet(a, Draws()) + head.prenet(b, Draws()))
     a, b = torch.randn(2, 1, 1, 64)
@@ -151,8 +149,6 @@ def test_always_on_dropout_makes_two_seeds_differ_and_one_seed_repeat() -> None:
 
 
 def test_a_latent_without_temperature_is_its_mean() -> None:
-    from sonant.models.speech_head.draws import Draws
-
     drawn = small_head(latent=True, temperature=0.0).postnet(torch.randn(1, 3, 64), Draws([0]))
     net = small_head(latent=True).postnet.net
     torch.testing.assert_close(drawn.frames, drawn.mean + net(drawn.mean))
