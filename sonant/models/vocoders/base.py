@@ -70,6 +70,7 @@ def windows(chunks: Iterable[Tensor], *, context: int, least: int = 1) -> Iterat
         yield Window(held, start, left=spoken - start, right=0)
 
 
+@torch.no_grad()
 def stream_windows(vocoder: Vocoder, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
     """Yields what `vocoder` makes of each window, without its context: for one that sees no further, the whole."""
     for window in windows(chunks, context=vocoder.context_frames):
