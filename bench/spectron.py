@@ -29,7 +29,7 @@ ARMS: Mapping[str, tuple[str, Sequence[str]]] = {
     "no_llm_states0": ("world", ("model.speech_head.llm_states=none",)),
     "null_text0": ("world", ("arm=null_text",)),
 }
-SPOKEN = ("spoken_qa", "continuation", "read_aloud")
+SPOKEN = ("spoken_qa", "continuation_bounded", "read_aloud")
 MOST_POINTS = {"best0": 6.0, "one_voice0": 3.0}  # of WER above real speech, by the same listener
 LISTENER = "tiny/encoder"
 

@@ -50,7 +50,7 @@ def test_a_wrong_setting_is_told_in_one_line(
 
 
 def test_an_unknown_recipe_is_told_with_those_that_exist(sonant: Run) -> None:
-    known = "voicetextblender, speechmapper, wavllm"
+    known = "voicetextblender, speechmapper, wavllm, spectron"
     assert sonant("train", "wavlm").complaint == f"sonant: no recipe 'wavlm'; recipes are {known}"
 
 
