@@ -1,9 +1,9 @@
 """Vocoders beside one another, on clips of espeak voices that no vocoder was trained on.
 
 Word errors are those of the tiny CTC encoder, which never heard any vocoder: over all clips, a third of which are words
-in no order that it cannot spell, and over those that it writes down without fault as they were recorded. Distances are means over the whole clip of
-|log mel of the sound - log mel of the clip|. Blurred: every mel frame is [.25 .5 .25] of itself and its neighbours, as
-a voice that predicts too smoothly. Timed on one thread, a clip at a time.
+in no order that it cannot spell, and over those that it writes down without fault as they were recorded. Distances are
+means over the whole clip of |log mel of the sound - log mel of the clip|. Blurred: every mel frame is [.25 .5 .25] of
+itself and its neighbours, as of a voice that predicts too smoothly. Timed on one thread, a clip at a time.
 """
 
 import time
