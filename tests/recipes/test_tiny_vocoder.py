@@ -65,5 +65,5 @@ def test_a_run_made_again_gives_the_same_weights(tmp_path: Path) -> None:
 
 @pytest.mark.recipe
 def test_a_buzz_sounds_nearer_after_training(tmp_path: Path) -> None:
-    before, after = build(tmp_path, steps=1, run="a"), build(tmp_path, steps=60, run="b")
-    assert after["buzz"] < 0.9 * before["buzz"]
+    before, after = build(tmp_path, steps=1, run="a"), build(tmp_path, steps=25, run="b")
+    assert after["buzz"] < 0.95 * before["buzz"]
