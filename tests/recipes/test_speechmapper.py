@@ -153,7 +153,7 @@ def test_both_stages_run_and_a_finished_one_is_not_run_again(tmp_path: Path, mon
     assert next(line["scores"]["exact count"] for line in log if "scores" in line) > 50
     costs = json.loads((tmp_path / "run/cost.json").read_text())
     assert costs["stage 1"]["flops"] < costs["stage 1 with the LLM in the loop"]["flops"] / 3
-    before, after = (load_speech_lm(tmp_path / "run" / name) for name in ("stage1/model", "model"))
+    before, after = (load_speech_lm(tmp_path / "run" / name) for name in ("stage1/model", "stage2/last"))
     trained = {name for name, p in after.named_parameters() if not torch.equal(p, before.state_dict()[name])}
     assert trained
     assert all(name.startswith("adapter.") for name in trained)
