@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from sonant.audio.io import load
 from sonant.audio.mel import log_mel
@@ -94,7 +95,7 @@ def make_stream(config: TinyVocoderRecipe, manifests: Sequence[Path]) -> BatchSt
 
 def clip_example(row: Conversation, *, sample_rate_hz: int) -> Example:
     """Returns the row's first recording as samples, and none of its text."""
-    samples = torch.from_numpy(load(row.audio_parts[0].source, sample_rate_hz=sample_rate_hz))
+    samples = clip_samples(row, sample_rate_hz=sample_rate_hz)
     nothing = np.zeros(0, np.int64)
     return Example(
         id=row.id,
@@ -110,6 +111,13 @@ def clip_example(row: Conversation, *, sample_rate_hz: int) -> Example:
     )
 
 
+def clip_samples(row: Conversation, *, sample_rate_hz: int) -> Tensor:
+    """Returns the samples (S,) of the stretch that the row's first recording names. Raises: AudioError."""
+    part = row.audio_parts[0]
+    samples = load(part.source, sample_rate_hz=sample_rate_hz, offset_s=part.offset_s, duration_s=part.duration_s)
+    return torch.from_numpy(samples)
+
+
 @torch.no_grad()
 def mel_distances(
     vocoder: Vocoder, groups: Mapping[str, Sequence[Conversation]], *, limit: int | None = None
@@ -120,7 +128,7 @@ def mel_distances(
         gaps = []
         for row in list(rows)[:limit]:
             rate_hz = vocoder.mel.sample_rate_hz
-            true = log_mel(torch.from_numpy(load(row.audio_parts[0].source, sample_rate_hz=rate_hz)), vocoder.mel)
+            true = log_mel(clip_samples(row, sample_rate_hz=rate_hz), vocoder.mel)
             sound = vocoder(true[None], torch.tensor([len(true)]))[0]
             gaps.append((log_mel(sound, vocoder.mel) - true).abs().mean())
         found[group] = float(torch.stack(gaps).mean())

@@ -11,8 +11,9 @@ from sonant.chat.messages import AudioPart, Conversation, assistant, user
 from sonant.config import validate
 from sonant.data.manifest import write
 from sonant.models.vocoders.load import load_vocoder
+from sonant.models.vocoders.loss import SAMPLES
 from sonant.models.vocoders.vocos import Vocos
-from sonant.recipes.tiny_vocoder import TinyVocoderRecipe, build_vocoder
+from sonant.recipes.tiny_vocoder import TinyVocoderRecipe, build_vocoder, clip_example
 from tests.models.vocoders.small_vocoders import SMALL, buzz
 
 
@@ -53,6 +54,16 @@ def test_a_run_leaves_a_folder_that_loads_and_says_where_it_comes_from(tmp_path:
     assert provenance["dev_log_mel_distance"] == {"buzz": round(scores["buzz"], 4)}
     assert list(provenance["data"]) == ["train.jsonl"]
     assert [len(digest) for digest in provenance["data"].values()] == [64]
+
+
+def test_a_row_that_names_a_stretch_gives_that_stretch_and_not_the_file(tmp_path: Path) -> None:
+    """Offset and duration were not read: rows cut from one recording all gave all of it."""
+    save(tmp_path / "long.wav", torch.arange(8000).div(8000).numpy(), sample_rate_hz=16_000)
+    part = AudioPart(path=str(tmp_path / "long.wav"), offset_s=0.125, duration_s=0.25)
+    example = clip_example(Conversation((user(part), assistant("a"))), sample_rate_hz=16_000)
+    (samples,) = example.features[SAMPLES]
+    torch.testing.assert_close(samples, torch.arange(2000, 6000) / 8000, atol=1e-4, rtol=0)
+    assert example.audio_duration_s == 0.25
 
 
 def test_a_run_made_again_gives_the_same_weights(tmp_path: Path) -> None:
