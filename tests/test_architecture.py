@@ -34,7 +34,10 @@ ROOMS = {
         "synth": f"{BELOW_BATCH} data generate",
         "testing": f"{BELOW_MODELS} data models generate",
         "recipes": f"{BELOW_MODELS} data models train generate evaluate",
-        "cli": f"{BELOW_MODELS} data models train generate evaluate synth recipes",
+        "serve": f"{BELOW_MODELS} models generate",
+        "export": f"{BELOW_MODELS} models generate",
+        "parity": f"{BELOW_MODELS} data models generate serve export",
+        "cli": f"{BELOW_MODELS} data models train generate evaluate synth recipes serve export parity",
     }.items()
 }
 
