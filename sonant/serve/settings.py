@@ -1,0 +1,95 @@
+"""What `sonant serve` may be told, with defaults that suit one machine and one model."""
+
+import ipaddress
+from typing import Annotated, Self
+
+from pydantic import Field, SecretStr, model_validator
+
+from sonant.config import Config
+
+MIB = 1024 * 1024
+
+Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class Wordings(Config):
+    """How the model is asked in writing for what the audio endpoints do: best the words it was trained with.
+
+    A recording follows its wording. `sonant serve` takes them from the settings, else from `wordings` in the model's
+    provenance.json, else these.
+    """
+
+    transcription: str = "transcribe:"
+    translation: str = "translate to english:"
+    speech: str = "read aloud:"
+    languages: Annotated[tuple[str, ...], Field(min_length=1)] = ("en",)  # that it transcribes; verbose_json says [0]
+    translates_to: str = "en"
+
+
+class ServeConfig(Config):
+    """Where the server listens, who may ask, and how much."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65_535)] = 8000  # 0: any that is free
+    key: SecretStr | None = None  # what a client sends as `Authorization: Bearer KEY`; None: none is asked for
+    allow_open: bool = False  # listen to other machines without a key
+    hosts: tuple[str, ...] = ()  # names besides its own address that a browser may know this server by
+    page: bool = True
+    model_name: str | None = None  # what clients call the model; None: the name of its folder
+
+    # What is computed at a time, and what waits.
+    max_rows: Count = 16
+    max_waiting: Annotated[int, Field(ge=0)] = 64
+    max_connections: Count = 1024
+    max_sessions: Count = 16  # of /v1/realtime
+    request_timeout_s: Seconds = 120.0
+    drain_s: Annotated[float, Field(ge=0)] = 30.0  # to answer what was accepted, once told to stop
+
+    # What one request may hold.
+    max_body_bytes: Count = 32 * MIB
+    max_messages: Count = 256
+    max_parts: Count = 64  # of a message
+    max_audio_parts: Count = 16  # of a request
+    max_audio_s: Seconds = 300.0  # all clips of a request together
+    max_text_chars: Count = 100_000  # of a request
+    max_new_tokens: Count = 1024
+    max_n: Count = 8
+    max_stops: Count = 4
+
+    # How untrusted recordings are read.
+    decode_memory_bytes: Count = 1024 * MIB
+    decode_timeout_s: Seconds = 20.0
+    decode_workers: Count = 1
+    media_hosts: tuple[str, ...] = ()  # that audio_url may name; none: data: URLs alone
+    media_timeout_s: Seconds = 10.0
+
+    # What the audio endpoints ask of the model, and how.
+    wordings: Wordings = Wordings()
+    # Name -> a recording of whoever lends it, for models that speak in the voice they heard last; null: as they come.
+    voices: Annotated[dict[str, str | None], Field(min_length=1)] = {"default": None}
+    segment_s: Seconds = 30.0  # longer recordings are cut at silences before they are transcribed
+
+    @property
+    def max_requests(self) -> int:
+        """Returns how many HTTP requests may be under way at a time."""
+        return self.max_rows + self.max_waiting
+
+    @property
+    def is_loopback(self) -> bool:
+        """Returns whether only this machine can reach the server."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    @model_validator(mode="after")
+    def _is_locked(self) -> Self:
+        if self.key is not None and not self.key.get_secret_value():
+            raise ValueError("the key is empty; give one, or none at all")
+        if not (self.is_loopback or self.key or self.allow_open):
+            raise ValueError(
+                f"host {self.host} can be reached by other machines and no key is set; set a key, listen on 127.0.0.1, "
+                "or say allow_open=true"
+            )
+        return self
