@@ -11,7 +11,9 @@
     ├── SynthesisError     a text that cannot be spoken
     │   └── EngineError    a text-to-speech engine or voice that is missing: no other text will help
     ├── EvaluationError    a score that cannot be computed
-    └── RequestError       a question to a model that cannot be answered
+    ├── RequestError       a question to a model that cannot be answered
+    ├── BusyError          too many questions are waiting: ask again in `retry_after_s`
+    └── ClosingError       a server that answers no more questions
 
 Each message says what happened, the value, what is allowed and what to do. The command line prints it as one line.
 """
@@ -63,3 +65,15 @@ class EvaluationError(SonantError):
 
 class RequestError(SonantError):
     """A question to a model that cannot be answered."""
+
+
+class BusyError(SonantError):
+    """Too many questions are waiting for an answer; ask again in `retry_after_s` seconds."""
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class ClosingError(SonantError):
+    """A server that answers no more questions, since it is about to stop."""
