@@ -42,7 +42,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/pip
 	touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/pip
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[synth,eval,speech-eval,data,api,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[synth,eval,speech-eval,data,api,serve,dev]'
 	touch $(VENV)/.installed $@
 
 bench: setup  ## every figure we promise, as asked / measured
