@@ -103,7 +103,7 @@ def load(
             )
         wanted = None if duration_s is None else max(1, round(duration_s * header.sample_rate_hz))
         blocks = _decode(file, header, name=name, start=start, wanted=wanted, max_duration_s=max_duration_s)
-        chunks = list(_resample_blocks(blocks, from_hz=header.sample_rate_hz, to_hz=sample_rate_hz))
+        chunks = list(resample_blocks(blocks, from_hz=header.sample_rate_hz, to_hz=sample_rate_hz))
     samples = chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
     if not len(samples):
         raise AudioError(f"{name}: holds less than one sample at {sample_rate_hz} Hz; use a longer recording")
@@ -335,9 +335,10 @@ def _seek(file: Any, start: int) -> None:
         entry += len(dropped)
 
 
-def _resample_blocks(
+def resample_blocks(
     blocks: Iterator[NDArray[np.float32]], *, from_hz: int, to_hz: int
 ) -> Iterator[NDArray[np.float32]]:
+    """Yields a recording that comes in mono blocks (S,) float32 at another rate, as if it had come in one piece."""
     if from_hz == to_hz:
         yield from blocks
         return
