@@ -37,6 +37,7 @@ def create_app(service: Service) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         service.answerer.start()
+        service.metrics.watch(service.answerer.stats)
         try:
             yield
             await service.answerer.drain(service.settings.drain_s)
@@ -52,13 +53,11 @@ def create_app(service: Service) -> FastAPI:
         docs_url=None,  # they would load scripts from a third-party host
         redoc_url=None,
         redirect_slashes=False,
-        max_body_size=service.settings.max_body_bytes,
-        form_limits={"max_files": 1, "max_fields": 64, "max_part_size": 64 * 1024},
     )
     handle_failures(app)
     for room in (health, models, chat_completions, transcriptions, speech):
         app.include_router(room.routes(service))
     if service.settings.page:
         app.include_router(page.routes())
-    guard(app, service)
+    guard(app, service.settings, metrics=service.metrics)
     return app

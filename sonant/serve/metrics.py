@@ -1,0 +1,93 @@
+"""What the server counts, for Prometheus: in a registry of its own, so that two servers in one process stay apart."""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+if TYPE_CHECKING:
+    from sonant.serve.answering import AnswererStats
+
+SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+
+
+class Metrics:
+    """Requests by route and status, how long they took, how long the first words took, and how much was heard."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "sonant_requests", "Requests answered, by route and status.", ["route", "status"], registry=self.registry
+        )
+        self.seconds = Histogram(
+            "sonant_request_seconds",
+            "From a request's head to the end of its answer.",
+            ["route"],
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.first_token = Histogram(
+            "sonant_first_token_seconds",
+            "From a question, decoded, to the first words of its answer.",
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.heard = Counter("sonant_heard_seconds", "Seconds of audio decoded.", registry=self.registry)
+        ProcessCollector(registry=self.registry)
+
+    def watch(self, stats: "Callable[[], AnswererStats]") -> None:
+        """Also shows what an answerer does; its numbers are asked for when the metrics are."""
+        self.registry.register(_AnswererCollector(stats))
+
+    def text(self) -> bytes:
+        """Returns all of it in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
+class _AnswererCollector:
+    """The numbers of an answerer: what goes up and down is a gauge, the rest counts."""
+
+    def __init__(self, stats: "Callable[[], AnswererStats]") -> None:
+        self._stats = stats
+
+    def collect(self) -> Iterator[Metric]:
+        """Yields one metric for each number."""
+        stats = self._stats()
+        yield GaugeMetricFamily("sonant_rows", "Answers being written or said.", value=stats.rows)
+        yield GaugeMetricFamily("sonant_waiting", "Questions whose turn has not come.", value=stats.waiting)
+        answers = CounterMetricFamily("sonant_answers", "Questions by what became of them.", labels=["outcome"])
+        for outcome in ("accepted", "finished", "failed", "cancelled", "refused"):
+            answers.add_metric([outcome], getattr(stats, outcome))
+        yield answers
+        tokens = CounterMetricFamily("sonant_tokens", "Tokens read and written.", labels=["kind"])
+        tokens.add_metric(["prompt"], stats.prompt_tokens)
+        tokens.add_metric(["completion"], stats.completion_tokens)
+        yield tokens
+
+
+class Measured:
+    """Counts and times every HTTP request under the template of its route: addresses that clients invent are one."""
+
+    def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
+        self.app, self.metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        began, status = time.perf_counter(), 500
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watched)
+        finally:
+            route = getattr(scope.get("route"), "path", "none")
+            self.metrics.requests.labels(route, status).inc()
+            self.metrics.seconds.labels(route).observe(time.perf_counter() - began)
