@@ -147,8 +147,8 @@ class _Worker:
 
     def _ask(self, data: bytes, max_duration_s: float) -> NDArray[np.float32] | str:
         """The samples, or why there are none. Raises: OSError or EOFError if the process broke or breaks the rules."""
-        stdin, stdout = self.process.stdin, self.process.stdout
-        assert stdin is not None and stdout is not None
+        stdin = self.process.stdin
+        assert stdin is not None
         stdin.write(REQUEST.pack(max_duration_s, len(data)))
         stdin.write(data)
         stdin.flush()
@@ -158,10 +158,7 @@ class _Worker:
         # A second more: resamplers round up.
         if kind != SAMPLES or not 0 < count <= (max_duration_s + 1) * RATE_HZ:
             raise EOFError
-        samples = np.empty(count, "<f4")
-        if stdout.readinto(samples.data.cast("B")) < samples.nbytes:
-            raise EOFError
-        return samples.astype(np.float32, copy=False)
+        return np.frombuffer(self._read(4 * count), "<f4").astype(np.float32)
 
     def _read(self, num_bytes: int) -> bytes:
         assert self.process.stdout is not None
