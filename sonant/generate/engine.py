@@ -1,24 +1,25 @@
-"""Prefill, then one token a step out of the cache, for a batch of unequal prompts.
+"""Prefill, then one token a step out of the cache, for a batch of unequal prompts that rows join and leave.
 
 right-padded, as training sees it      left-padded, so that every row ends at the same place
 a a t t .                              . a a t t | y1 y2 y3
 t t t . .            ->                . . t t t | y1 <stop>       leaves the batch, and its cache with it
 """
 
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import DynamicCache
 
 from sonant.batch import Batch
 from sonant.errors import RequestError
-from sonant.generate.sampling import GenerationConfig, Sampler, loops
+from sonant.generate.sampling import Drawing, GenerationConfig, draw, loops
 from sonant.models.lora import lora_disabled, scaled_lora
 from sonant.models.speech_lm import SpeechLM
+from sonant.models.splice import Spliced
 
 
 @dataclass(frozen=True)
@@ -28,32 +29,161 @@ class Step:
     rows: list[int]  # (B',) which row of the batch each line is
     token_ids: Tensor  # (B',) int64, what each row says next
     logits: Tensor  # (B', V) float32, from which it was drawn
+    over: list[bool]  # (B',) whether that was its last token: a stop token, or the end of its patience
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """An answer in the making."""
+
+    number: int  # rows are counted in the order in which they join
+    num_read: int  # tokens and frames of its prompt
+    drawing: Drawing
 
 
 @dataclass
-class _Decoding:
-    """The rows that still talk: what they attend to and what they have said."""
+class _Lines:
+    """Rows whose caches end at the same place: what they attend to, and what comes next."""
 
-    rows: list[int]
+    rows: list[Row]
     cache: DynamicCache
     attention_mask: Tensor  # (B', L) bool; True where a row has something to attend to
-    said: list[list[int]]
+    logits: Tensor | None  # (B', V) of what each says next; None as long as `token_ids` are to be read
+    token_ids: Tensor | None = None  # (B',) what each has said last
     scale: Tensor | None = None  # (B', ...) of each row's LoRA: from its prompt, once
 
     def keep(self, lines: Sequence[int]) -> None:
-        """Drops every line but these from the batch and from the cache."""
+        """Drops every line but these, and the columns on the left that only the others had."""
+        self.rows = [self.rows[line] for line in lines]
+        if not lines or len(lines) == len(self.attention_mask):
+            return
         index = torch.tensor(lines, device=self.attention_mask.device)
         self.cache.batch_select_indices(index)
         self.attention_mask = self.attention_mask[index]
-        self.rows = [self.rows[i] for i in lines]
-        self.said = [self.said[i] for i in lines]
-        self.scale = None if self.scale is None else self.scale[index]
+        self.logits, self.token_ids, self.scale = (
+            None if each is None else each[index] for each in (self.logits, self.token_ids, self.scale)
+        )
+        if first := int(self.attention_mask.any(0).int().argmax()):
+            self.attention_mask = self.attention_mask[:, first:]
+            for layer in self.cache.layers:
+                layer.keys, layer.values = layer.keys[:, :, first:], layer.values[:, :, first:]
+
+    def add(self, others: "_Lines") -> None:
+        """Takes the lines of `others` in, behind its own; both know their logits."""
+        width = max(self.attention_mask.shape[1], others.attention_mask.shape[1])
+        for layer, other in zip(self.cache.layers, others.cache.layers, strict=True):
+            layer.keys, layer.values = (
+                torch.cat([F.pad(x, (0, 0, width - x.shape[2], 0)) for x in pair])
+                for pair in ((layer.keys, other.keys), (layer.values, other.values))
+            )
+        masks = (self.attention_mask, others.attention_mask)
+        self.attention_mask = torch.cat([F.pad(mask, (width - mask.shape[1], 0)) for mask in masks])
+        self.rows = self.rows + others.rows
+        assert self.logits is not None
+        assert others.logits is not None
+        self.logits = torch.cat([self.logits, others.logits])
+        if self.scale is not None and others.scale is not None:
+            self.scale = torch.cat([self.scale, others.scale])
 
 
-@torch.no_grad()
+class RunningBatch:
+    """Answers that are drawn together. Rows join and leave between steps; what a row says does not depend on company.
+
+    ```
+    running   q q q q y1 y2     a row joins       q q q q y1 y2     the first one leaves     . q q y1
+              . . q q q  y1     ----------->      . . q q q  y1     ----------------->       q q q y1
+                                q q q (prefill)   . . . q q  q                               (columns that nobody
+                                                  its cache, moved to the right end           has left are cut off)
+    ```
+
+    A step reads what was drawn last and only then takes in those that have joined since: joining costs the running rows
+    no step, and a prompt that cannot be read disturbs nobody.
+
+    lora: False lets the base LLM answer. Not for several threads at once.
+    """
+
+    def __init__(self, model: SpeechLM, *, stop_ids: frozenset[int], lora: bool = True) -> None:
+        assert not model.training, "decoding runs in eval mode"
+        self.model, self.stop_ids, self.lora = model, stop_ids, lora
+        self._groups: list[_Lines] = []  # those that run, then those that have joined since the last step
+        self._count = 0
+
+    @property
+    def rows(self) -> list[Row]:
+        """The rows that still talk."""
+        return [row for lines in self._groups for row in lines.rows]
+
+    @torch.no_grad()
+    def join(self, batch: Batch, configs: Sequence[GenerationConfig]) -> list[Row]:
+        """Reads a batch of prompts, which take part from the next step on; returns their rows, one config for each.
+
+        Raises: RequestError, and nobody joins, if a prompt and its answer do not fit the LLM's context.
+        """
+        scale = self.model.lora_scale(batch) if self.lora else None
+        spliced = self.model.embed(batch)
+        lengths = spliced.lengths.tolist()
+        self._refuse_long(lengths, configs)
+        drawings = [Drawing.begun(config, name=name) for name, config in zip(batch.ids, configs, strict=True)]
+        rows = [Row(self._count + line, *each) for line, each in enumerate(zip(lengths, drawings, strict=True))]
+        self._count += len(rows)
+        with self._voice(scale):
+            self._groups.append(_prefill(self.model, spliced, rows, scale=scale))
+        return rows
+
+    @torch.no_grad()
+    def step(self) -> Step:
+        """Returns what every row says next. A row that is over has left."""
+        lines = self._together()
+        assert lines.logits is not None
+        logits, token_ids = lines.logits, draw(lines.logits, [row.drawing for row in lines.rows])
+        for row, token in zip(lines.rows, token_ids.tolist(), strict=True):
+            row.drawing.said.append(token)
+        over = [self._is_over(row.drawing) for row in lines.rows]
+        step = Step([row.number for row in lines.rows], token_ids, logits, over)
+        lines.token_ids, lines.logits = token_ids, None
+        self.leave([number for number, done in zip(step.rows, over, strict=True) if done])
+        return step
+
+    def leave(self, numbers: Collection[int]) -> None:
+        """Drops these rows; such as have left already are no mistake."""
+        for lines in self._groups:
+            lines.keep([line for line, row in enumerate(lines.rows) if row.number not in numbers])
+        self._groups = [lines for lines in self._groups if lines.rows]
+
+    def _together(self) -> _Lines:
+        """All lines as one, each with the logits of what it says next."""
+        first, *joined = self._groups
+        if first.logits is None:
+            with self._voice(first.scale):
+                first.logits = _next_logits(self.model, first)
+        for lines in joined:
+            first.add(lines)
+        self._groups = [first]
+        return first
+
+    def _is_over(self, drawing: Drawing) -> bool:
+        said, config = drawing.said, drawing.config
+        if said[-1] in self.stop_ids or len(said) >= config.max_new_tokens:
+            return True
+        return config.max_repeats is not None and loops(said, times=config.max_repeats)
+
+    def _voice(self, scale: Tensor | None) -> AbstractContextManager[object]:
+        # It wraps each call of the LLM and no more: between steps LoRA is as everybody else expects it.
+        return scaled_lora(self.model.llm, scale) if self.lora else lora_disabled(self.model.llm)
+
+    def _refuse_long(self, lengths: Sequence[int], configs: Sequence[GenerationConfig]) -> None:
+        limit = self.model.positions
+        for length, config in zip(lengths, configs, strict=True):
+            if limit is not None and length + config.max_new_tokens > limit:
+                raise RequestError(
+                    f"the prompt is {length} positions long and {config.max_new_tokens} new tokens were asked for; "
+                    f"this LLM holds {limit}: shorten the audio or the text, or lower max_new_tokens"
+                )
+
+
 def decode(
     model: SpeechLM, batch: Batch, *, config: GenerationConfig, stop_ids: frozenset[int], lora: bool = True
-) -> Iterator[Step]:
+) -> Generator[Step, None, None]:
     """Yields the steps of a batch of prompts until every row has stopped or said `max_new_tokens` tokens.
 
     A stop token is yielded too and ends its row, as does a loop of `max_repeats`. With `lora=False` the base LLM
@@ -61,58 +191,25 @@ def decode(
 
     Raises: RequestError if prompt and answer do not fit the LLM's context.
     """
-    # A generator must not leave LoRA switched off or scaled while its caller does other things, such as answering
-    # another request: the context wraps each call.
-    scale = model.lora_scale(batch) if lora else None
-    with _voice(model, scale, lora=lora):
-        state, logits = _prefill(model, batch, max_new_tokens=config.max_new_tokens)
-    state.scale = scale
-    sampler = Sampler(config, [zlib.crc32(name.encode()) for name in batch.ids])
-    for step in range(config.max_new_tokens):
-        token_ids = sampler(logits, rows=state.rows, previous=state.said)
-        yield Step(rows=list(state.rows), token_ids=token_ids, logits=logits)
-        for said, token in zip(state.said, token_ids.tolist(), strict=True):
-            said.append(token)
-        going = [line for line, said in enumerate(state.said) if not _is_over(said, stop_ids, config.max_repeats)]
-        if not going or step + 1 == config.max_new_tokens:
-            return
-        if len(going) < len(state.rows):
-            state.keep(going)
-            token_ids = token_ids[torch.tensor(going, device=token_ids.device)]
-        with _voice(model, state.scale, lora=lora):
-            logits = _next_logits(model, state, token_ids)
+    running = RunningBatch(model, stop_ids=stop_ids, lora=lora)
+    running.join(batch, [config] * batch.num_rows)
+    while running.rows:
+        yield running.step()
 
 
 def generate(
     model: SpeechLM, batch: Batch, *, config: GenerationConfig, stop_ids: frozenset[int], lora: bool = True
 ) -> list[list[int]]:
     """Returns what each row of the batch says: a list of token ids, the stop token included if it was reached."""
-    said: list[list[int]] = [[] for _ in batch.ids]
-    for step in decode(model, batch, config=config, stop_ids=stop_ids, lora=lora):
-        for row, token in zip(step.rows, step.token_ids.tolist(), strict=True):
-            said[row].append(token)
-    return said
+    running = RunningBatch(model, stop_ids=stop_ids, lora=lora)
+    rows = running.join(batch, [config] * batch.num_rows)
+    while running.rows:
+        running.step()
+    return [row.drawing.said for row in rows]
 
 
-def _is_over(said: Sequence[int], stop_ids: frozenset[int], max_repeats: int | None) -> bool:
-    return said[-1] in stop_ids or (max_repeats is not None and loops(said, times=max_repeats))
-
-
-def _voice(model: SpeechLM, scale: Tensor | None, *, lora: bool) -> AbstractContextManager[object]:
-    return scaled_lora(model.llm, scale) if lora else lora_disabled(model.llm)
-
-
-def _prefill(model: SpeechLM, batch: Batch, *, max_new_tokens: int) -> tuple[_Decoding, Tensor]:
-    """Returns the state after the prompts and the (B, V) logits of each row's first answer token."""
-    assert not model.training, "decoding runs in eval mode"
-    spliced = model.embed(batch)
-    longest = spliced.inputs_embeds.shape[1]
-    limit = model.positions
-    if limit is not None and longest + max_new_tokens > limit:
-        raise RequestError(
-            f"the prompt is {longest} positions long and {max_new_tokens} new tokens were asked for; "
-            f"this LLM holds {limit}: shorten the audio or the text, or lower max_new_tokens"
-        )
+def _prefill(model: SpeechLM, spliced: Spliced, rows: list[Row], *, scale: Tensor | None) -> _Lines:
+    """Returns the state after the prompts, with the logits of each row's first answer token."""
     embeds, mask = _pad_left(spliced.inputs_embeds, spliced.lengths)
     cache = DynamicCache()
     out = model.llm(
@@ -123,18 +220,18 @@ def _prefill(model: SpeechLM, batch: Batch, *, max_new_tokens: int) -> tuple[_De
         use_cache=True,
         logits_to_keep=1,
     )
-    rows = list(range(len(batch.ids)))
-    return _Decoding(rows=rows, cache=cache, attention_mask=mask, said=[[] for _ in rows]), out.logits[:, -1].float()
+    return _Lines(list(rows), cache, mask, logits=out.logits[:, -1].float(), scale=scale)
 
 
-def _next_logits(model: SpeechLM, state: _Decoding, token_ids: Tensor) -> Tensor:
-    """Returns the (B', V) logits after `token_ids` (B',), which join the cache."""
-    state.attention_mask = torch.cat([state.attention_mask, state.attention_mask.new_ones(len(state.rows), 1)], dim=1)
+def _next_logits(model: SpeechLM, lines: _Lines) -> Tensor:
+    """Returns the (B', V) logits after the last `token_ids` (B',), which join the cache."""
+    assert lines.token_ids is not None
+    lines.attention_mask = F.pad(lines.attention_mask, (0, 1), value=True)
     out = model.llm(
-        input_ids=token_ids[:, None],
-        attention_mask=state.attention_mask.long(),
-        position_ids=state.attention_mask.sum(1, keepdim=True) - 1,
-        past_key_values=state.cache,
+        input_ids=lines.token_ids[:, None],
+        attention_mask=lines.attention_mask.long(),
+        position_ids=lines.attention_mask.sum(1, keepdim=True) - 1,
+        past_key_values=lines.cache,
         use_cache=True,
     )
     logits: Tensor = out.logits[:, -1].float()

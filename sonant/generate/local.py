@@ -22,7 +22,7 @@ from sonant.chat.render import render
 from sonant.chat.tokenizer import ChatTokenizer
 from sonant.errors import ChatError, RequestError
 from sonant.generate.chat_model import ChatAnswer, ChatRequest, plain_messages
-from sonant.generate.sampling import GenerationConfig, Sampler
+from sonant.generate.sampling import Drawing, GenerationConfig, draw
 from sonant.models.llm import LLMConfig, load_llm
 from sonant.models.parts import resolve_part
 
@@ -162,7 +162,8 @@ class _Row:
 
     def __init__(self, request: ChatRequest, matcher: Any) -> None:
         self.matcher = matcher
-        self.sampler = Sampler(GenerationConfig(temperature=request.temperature), [request.seed])
+        config = GenerationConfig(temperature=request.temperature)
+        self.drawing = Drawing(config, torch.Generator().manual_seed(request.seed), [])
 
     def draw(self, logits: Tensor, last: int | None) -> int:
         """Returns the next token. logits: (V,); last: the token drawn before, None for the first."""
@@ -171,7 +172,7 @@ class _Row:
                 self.matcher.consume_token(last)
             allowed = np.unpackbits(np.frombuffer(self.matcher.compute_bitmask(), np.uint8), bitorder="little")
             logits = logits.masked_fill(torch.from_numpy(allowed[: len(logits)] == 0).to(logits.device), float("-inf"))
-        return int(self.sampler(logits[None], rows=[0], previous=[[]]))
+        return int(draw(logits[None], [self.drawing]))
 
 
 class _Drawing(LogitsProcessor):

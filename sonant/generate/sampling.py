@@ -1,6 +1,8 @@
 """Choosing the next token from logits: greedy, temperature, top-k, top-p, repetition penalty; knowing a loop."""
 
+import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated
 
 import torch
@@ -25,30 +27,48 @@ class GenerationConfig(Config):
     seed: int = 0
 
 
-class Sampler:
-    """Draws one token a row. Each row has a generator of its own, so that its draws do not depend on its company."""
+@dataclass(frozen=True, eq=False)
+class Drawing:
+    """One answer as it is drawn: how, from numbers of its own, and what it says so far."""
 
-    def __init__(self, config: GenerationConfig, seeds: Sequence[int]) -> None:
-        self.config = config
-        self.generators = [torch.Generator().manual_seed(config.seed + seed) for seed in seeds]
+    config: GenerationConfig
+    generator: torch.Generator
+    said: list[int]
 
-    def __call__(self, logits: Tensor, *, rows: Sequence[int], previous: Sequence[Sequence[int]]) -> Tensor:
-        """Returns the next token of each row.
+    @classmethod
+    def begun(cls, config: GenerationConfig, *, name: str) -> "Drawing":
+        """Returns an answer of which nothing is said. Its draws depend on `config.seed` and `name` alone."""
+        seed = (config.seed + zlib.crc32(name.encode())) % 2**64
+        return cls(config, torch.Generator().manual_seed(seed), [])
 
-        logits: (B, V) float; rows: which of the original rows each line is; previous: what each has said so far.
-        Returns: (B,) int64.
-        """
-        config = self.config
-        if config.repetition_penalty != 1.0:
-            logits = penalise_repetition(logits, previous, penalty=config.repetition_penalty)
-        if config.temperature == 0:
-            return logits.argmax(-1)
-        kept = keep_top_p(keep_top_k(logits / config.temperature, config.top_k), config.top_p)
-        probabilities = kept.softmax(-1).cpu()
-        draws = [
-            torch.multinomial(p, 1, generator=self.generators[row]) for p, row in zip(probabilities, rows, strict=True)
-        ]
-        return torch.cat(draws).to(logits.device)
+
+def draw(logits: Tensor, answers: Sequence[Drawing]) -> Tensor:
+    """Returns the next token of each answer, (B,) int64, from its line of `logits` (B, V) float.
+
+    What an answer draws does not depend on its company. Nothing is appended to what is said.
+    """
+    alike: dict[tuple[float, ...], list[int]] = {}
+    for line, answer in enumerate(answers):
+        config = answer.config
+        how = (config.temperature, config.top_k, config.top_p, config.repetition_penalty)
+        alike.setdefault(how, []).append(line)
+    tokens = torch.empty(len(answers), dtype=torch.int64, device=logits.device)
+    for lines in alike.values():
+        tokens[lines] = _drawn(logits[lines], [answers[line] for line in lines])
+    return tokens
+
+
+def _drawn(logits: Tensor, answers: Sequence[Drawing]) -> Tensor:
+    """(B,) int64 of answers that are drawn in one way."""
+    config = answers[0].config
+    if config.repetition_penalty != 1.0:
+        logits = penalise_repetition(logits, [a.said for a in answers], penalty=config.repetition_penalty)
+    if config.temperature == 0:
+        return logits.argmax(-1)
+    kept = keep_top_p(keep_top_k(logits / config.temperature, config.top_k), config.top_p)
+    probabilities = kept.softmax(-1).cpu()
+    draws = [torch.multinomial(p, 1, generator=a.generator) for p, a in zip(probabilities, answers, strict=True)]
+    return torch.cat(draws).to(logits.device)
 
 
 def penalise_repetition(logits: Tensor, previous: Sequence[Sequence[int]], *, penalty: float) -> Tensor:

@@ -9,7 +9,7 @@ from sonant.chat.messages import AudioPart, Conversation, user
 from sonant.errors import RequestError
 from sonant.generate.assistant import Assistant
 from sonant.generate.engine import decode, generate
-from sonant.generate.sampling import GenerationConfig
+from sonant.generate.sampling import Drawing, GenerationConfig
 from sonant.models.build import SpeechLMConfig, build_speech_lm
 from sonant.models.speech_lm import SpeechLM
 from sonant.models.splice import Spliced
@@ -142,20 +142,17 @@ def test_sampled_answers_do_not_depend_on_the_company(model: SpeechLM) -> None:
 SCRIPT = ([5] * 10, list(range(10, 20)), [1, 2] * 5)
 
 
-class ScriptedSampler:
-    """Says what SCRIPT has for each row of the batch, whatever the logits are."""
-
-    def __init__(self, config: GenerationConfig, seeds: Sequence[int]) -> None:
-        del config, seeds
-
-    def __call__(self, logits: torch.Tensor, *, rows: Sequence[int], previous: Sequence[Sequence[int]]) -> torch.Tensor:
-        return torch.tensor([SCRIPT[row][len(said)] for row, said in zip(rows, previous, strict=True)])
+def scripted(logits: torch.Tensor, answers: Sequence[Drawing]) -> torch.Tensor:
+    """Says what SCRIPT has for each answer, whatever the logits are; all answers begin together."""
+    begun = [answer.said for answer in answers]
+    rows = [[line[: len(said)] for line in SCRIPT].index(said) if said else row for row, said in enumerate(begun)]
+    return torch.tensor([SCRIPT[row][len(said)] for row, said in zip(rows, begun, strict=True)])
 
 
 def test_a_row_that_runs_in_a_loop_ends_unfinished_and_the_others_go_on(
     model: SpeechLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sonant.generate.engine.Sampler", ScriptedSampler)
+    monkeypatch.setattr("sonant.generate.engine.draw", scripted)
     batch = batch_of(model, *CONVERSATIONS)
     free, guarded = (GenerationConfig(max_new_tokens=10, max_repeats=times) for times in (None, 3))
     assert generate(model, batch, config=free, stop_ids=NEVER) == list(SCRIPT)

@@ -1,14 +1,21 @@
 import pytest
 import torch
 
-from sonant.generate.sampling import GenerationConfig, Sampler, keep_top_k, keep_top_p, loops, penalise_repetition
+from sonant.generate.sampling import (
+    Drawing,
+    GenerationConfig,
+    draw,
+    keep_top_k,
+    keep_top_p,
+    loops,
+    penalise_repetition,
+)
 
 LOGITS = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]]))
 
 
 def test_greedy_takes_the_likeliest_token() -> None:
-    sampler = Sampler(GenerationConfig(), [0])
-    assert sampler(LOGITS, rows=[0], previous=[[]]).tolist() == [0]
+    assert draw(LOGITS, [Drawing.begun(GenerationConfig(), name="a")]).tolist() == [0]
 
 
 def test_top_k_keeps_the_k_best() -> None:
@@ -28,18 +35,26 @@ def test_repetition_penalty_divides_positive_and_multiplies_negative_scores() ->
 
 
 def test_sampling_follows_the_distribution() -> None:
-    sampler = Sampler(GenerationConfig(temperature=1.0), [0])
-    draws = torch.cat([sampler(LOGITS, rows=[0], previous=[[]]) for _ in range(2000)])
+    answer = Drawing.begun(GenerationConfig(temperature=1.0), name="a")
+    draws = torch.cat([draw(LOGITS, [answer]) for _ in range(2000)])
     shares = torch.bincount(draws, minlength=4) / len(draws)
     assert torch.allclose(shares, LOGITS.exp()[0], atol=0.04)
 
 
-def test_a_row_draws_the_same_alone_and_in_company() -> None:
-    config = GenerationConfig(temperature=1.0, seed=3)
-    together, alone = Sampler(config, [7, 8]), Sampler(config, [8])
+def test_an_answer_draws_the_same_alone_and_in_company_that_is_drawn_in_other_ways() -> None:
+    warm, hot, greedy = (GenerationConfig(temperature=t, seed=3) for t in (1.0, 5.0, 0.0))
+    together = [Drawing.begun(config, name=name) for config, name in ((hot, "a"), (warm, "b"), (greedy, "c"))]
+    alone = Drawing.begun(warm, name="b")
     for _ in range(20):
-        both = together(LOGITS.expand(2, 4), rows=[0, 1], previous=[[], []])
-        assert both[1:].tolist() == alone(LOGITS, rows=[0], previous=[[]]).tolist()
+        drawn = draw(LOGITS.expand(3, 4), together).tolist()
+        assert drawn[1:] == [int(draw(LOGITS, [alone])), 0]
+
+
+def test_a_penalty_knows_what_its_own_answer_has_said() -> None:
+    config = GenerationConfig(repetition_penalty=3.0)
+    said, silent = Drawing.begun(config, name="a"), Drawing.begun(config, name="b")
+    said.said.append(0)
+    assert draw(torch.tensor([[2.0, 1.0], [2.0, 1.0]]), [said, silent]).tolist() == [1, 0]
 
 
 @pytest.mark.parametrize(
