@@ -1,6 +1,7 @@
 """A tokenizer with two doors: one for markup, one for text that can never become markup."""
 
 import os
+import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -8,12 +9,14 @@ from typing import Any
 
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from sonant.chat.template import Frame, frame
 from sonant.errors import ChatError
 
 # A character that tokenizers with a leading-space habit never join with what follows it.
 ANCHOR = "\n"
+_BYTES = {letter: byte for byte, letter in bytes_to_unicode().items()}  # how byte-level tokenizers spell bytes
 
 
 class ChatTokenizer:
@@ -122,6 +125,17 @@ class ChatTokenizer:
         """Returns the text of the ids; special tokens are left out."""
         return str(self.hf.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
+    def token_bytes(self, token_id: int) -> bytes:
+        """Returns what one token adds to a text, in UTF-8, or some of the bytes of a character; nothing if special."""
+        if token_id in self.special_ids:
+            return b""
+        piece = str(self._text.id_to_token(token_id))
+        if "ByteLevel" in self._decoder and set(piece) <= set(_BYTES):
+            return bytes(_BYTES[letter] for letter in piece)
+        if "ByteFallback" in self._decoder and (found := re.fullmatch("<0x([0-9A-F]{2})>", piece)):
+            return bytes.fromhex(found[1])
+        return (piece.replace("▁", " ") if "▁" in self._decoder else piece).encode()
+
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes tokenizer.json, its configuration and the chat template to `folder`."""
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -141,6 +155,11 @@ class ChatTokenizer:
                 f"the tokenizer joins a line break with {text[:20]!r}, so text cannot be placed after markup"
             )
         return list(ids[len(anchor) :])
+
+    @cached_property
+    def _decoder(self) -> str:
+        """How pieces become text, spelled out."""
+        return str(self._text.decoder)
 
     @cached_property
     def _prefixes(self) -> bool:

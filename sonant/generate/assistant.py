@@ -16,6 +16,7 @@ from sonant.generate.engine import decode, generate
 from sonant.generate.reply import Reply, SoundChunk, SpokenReply, TextPiece
 from sonant.generate.sampling import GenerationConfig
 from sonant.generate.speak import Voice
+from sonant.generate.writing import Writing
 from sonant.models.checkpoint import load_speech_lm
 from sonant.models.speech_lm import SpeechLM
 from sonant.models.vocoders.base import Vocoder
@@ -117,7 +118,7 @@ class Assistant:
             if answers is None:
                 written = self._answers(asked, config, lora=lora)
             else:
-                written = [self._given(example, answers[i]) for example, i in zip(asked, chosen, strict=True)]
+                written = [self.given(example, answers[i]) for example, i in zip(asked, chosen, strict=True)]
             said = voice.say(asked, written, began=began, seed=config.seed, lora=lora)
             replies |= zip(chosen, said, strict=True)
             progress(len(chosen))
@@ -148,32 +149,28 @@ class Assistant:
     def _answers(self, asked: Sequence[Example], config: GenerationConfig, *, lora: bool) -> list[Reply]:
         batch = collate(asked).to(self.device)
         said = generate(self.model, batch, config=config, stop_ids=self.tokenizer.stop_ids, lora=lora)
-        return [self._reply(ids) for ids in said]
+        return [self.written(ids) for ids in said]
 
     def _pieces(self, asked: Example, config: GenerationConfig, *, lora: bool) -> Generator[TextPiece, None, Reply]:
         """Yields the answer piece by piece and returns all of it."""
         batch = collate([asked]).to(self.device)
-        said: list[int] = []
-        shown = ""
+        said, writing = list[int](), Writing(self.tokenizer)
         for step in decode(self.model, batch, config=config, stop_ids=self.tokenizer.stop_ids, lora=lora):
             said.append(int(step.token_ids[0]))
-            text = self._reply(said).text
-            # A character that is still missing bytes decodes to U+FFFD: wait until it is whole.
-            if text.startswith(shown) and not text.endswith("\ufffd"):
-                yield TextPiece(text[len(shown) :])
-                shown = text
-        reply = self._reply(said)
-        yield TextPiece(reply.text[len(shown) :])
-        return reply
+            if said[-1] not in self.tokenizer.stop_ids:
+                yield TextPiece(writing.push(said[-1]))
+        yield TextPiece(writing.end())
+        return self.written(said)
 
-    def _reply(self, ids: Sequence[int]) -> Reply:
+    def written(self, ids: Sequence[int]) -> Reply:
+        """Returns the answer that these tokens are, as they were drawn."""
         finished = bool(ids) and ids[-1] in self.tokenizer.stop_ids
         kept = tuple(ids[:-1] if finished else ids)
         # Space-glued templates ([INST]) leave the space before an answer to the answer.
         return Reply(text=self.tokenizer.decode(kept).strip(), token_ids=kept, finished=finished)
 
-    def _given(self, asked: Example, text: str) -> Reply:
-        """A text as if the model had written it."""
+    def given(self, asked: Example, text: str) -> Reply:
+        """Returns a text as if the model had written it when it was asked."""
         ids = self.tokenizer.encode_text(text, after=int(asked.token_ids[-1]))
         return Reply(text, tuple(ids), finished=True)
 

@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 
 from sonant.chat.tokenizer import ChatTokenizer
 from sonant.errors import ChatError
+from sonant.models.parts import resolve_part
 from sonant.testing import TEMPLATES, byte_tokenizer, chat_tokenizer
 
 patient = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -123,3 +124,18 @@ def test_a_broken_tokenizer_is_explained(tmp_path):
 def test_a_slow_tokenizer_is_refused():
     with pytest.raises(ChatError, match="object is not a fast tokenizer"):
         ChatTokenizer(object())
+
+
+def test_the_bytes_of_tokens_joined_are_the_text(backend):
+    """Parts of characters too: with them a client puts together what decoding token by token cannot show."""
+    trained = chat_tokenizer(backend, template="chatml")
+    for tokenizer, said in ((trained, "he said yes, no"), (CHATML, "naïve €5 🎈")):
+        ids = tokenizer.encode_text(said)
+        assert b"".join(map(tokenizer.token_bytes, ids)).decode().strip() == said
+    assert CHATML.token_bytes(IM_END) == b""
+
+
+def test_a_byte_that_a_vocabulary_has_no_piece_for_is_that_byte():
+    tokenizer = ChatTokenizer.from_folder(resolve_part("tiny/llm"))
+    ids = tokenizer.encode_text("a €")
+    assert b"".join(map(tokenizer.token_bytes, ids)).decode() == " a €"  # sentencepiece's habit: a space of its own

@@ -113,7 +113,7 @@ def test_the_logits_of_a_row_in_changing_company_are_those_of_the_row_alone(mode
     running.join(batch_of(0), GREEDY[:1])
     running.step()
     (row,) = running.join(batch_of(2), GREEDY[2:3])
-    found = []
+    found: list[torch.Tensor] = []
     while running.rows:
         if len(found) == 3:
             running.join(batch_of(1), GREEDY[1:2])  # longer: its cache is the wider one

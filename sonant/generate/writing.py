@@ -1,0 +1,63 @@
+"""The text of an answer as its tokens come."""
+
+from collections.abc import Sequence
+
+from sonant.chat.tokenizer import ChatTokenizer
+
+_UNFINISHED = "\ufffd"  # what a character decodes to that is still missing bytes
+
+
+class Writing:
+    """What can be shown of an answer: whole characters, and nothing that may turn out to be no part of it.
+
+    ```
+    tokens        ▁one | ▁t | wo | ▁ | EN | TER | ▁EN | D | ..         stop "END"
+    shown so far  one   one t  one two    one two ENTER  .. ENTER␣     then it is `stopped`
+    ```
+
+    The stripped text of all tokens is what is shown in the end, or all before the first stop string: a blank at the
+    end, or what begins as a stop string does, waits for what follows it.
+    """
+
+    def __init__(self, tokenizer: ChatTokenizer, *, stop: Sequence[str] = ()) -> None:
+        self.tokenizer, self.stop = tokenizer, tuple(stop)
+        self.token_ids: list[int] = []
+        self.shown = ""
+        self.stopped = False
+
+    def push(self, token_id: int) -> str:
+        """Returns the characters to be shown after this token, which is none that ends a turn."""
+        self.token_ids.append(token_id)
+        text = self._read(len(self.token_ids)).rstrip(_UNFINISHED)
+        found = [at for stop in self.stop if (at := text.find(stop)) >= 0]
+        if found:
+            self.stopped = True
+            return self._show(text[: min(found)])
+        waiting = max((_overlap(text, stop) for stop in self.stop), default=0)
+        return self._show(text[: len(text) - waiting].rstrip())
+
+    def end(self) -> str:
+        """Returns the rest, which waited in vain."""
+        return "" if self.stopped else self._show(self._read(len(self.token_ids)).rstrip())
+
+    @property
+    def num_shown(self) -> int:
+        """Returns how many tokens the shown text takes: those of a stop string do not count."""
+        counts = range(len(self.token_ids) + 1)
+        return next((count for count in counts if len(self._read(count)) >= len(self.shown)), counts[-1])
+
+    def _read(self, count: int) -> str:
+        # Space-glued templates ([INST]) leave the space before an answer to the answer.
+        return self.tokenizer.decode(self.token_ids[:count]).lstrip()
+
+    def _show(self, text: str) -> str:
+        # Bytes that make no character may change what was read before them: it has been shown, and stays.
+        if not text.startswith(self.shown):
+            return ""
+        piece, self.shown = text[len(self.shown) :], text
+        return piece
+
+
+def _overlap(text: str, stop: str) -> int:
+    """The length of the longest end of `text` with which `stop` begins."""
+    return next((size for size in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:size])), 0)
