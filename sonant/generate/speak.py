@@ -9,7 +9,7 @@ rows together again. One pass over question and answer gives any head what it go
 
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
@@ -75,11 +75,20 @@ class Voice:
 
     @torch.no_grad()
     def stream(
-        self, asked: Example, reply: Reply, *, began: float, seed: int = 0, lora: bool = True
+        self,
+        asked: Example,
+        reply: Reply,
+        *,
+        began: float,
+        seed: int = 0,
+        lora: bool = True,
+        between: Callable[[], None] = lambda: None,
     ) -> Iterator[SoundChunk | SpokenReply]:
         """Yields the sound of an answer in chunks, while its next frames are still to be made; then all of it.
 
         With a neural vocoder the chunks joined are what `say` gives.
+        between: called after each step, of which a chunk takes many: whoever owns the model can do other work in turn,
+            and what it raises ends the stream.
         """
         frames, finished, first_sound_s = [self._silence], True, None
         chunks: list[Tensor] = []
@@ -90,6 +99,7 @@ class Voice:
                 frames.append(step.frames[0])
                 finished = bool(step.done[0])
                 yield step.frames[0]
+                between()
 
         first = round(FIRST_CHUNK_S * self.head.mel.frame_rate_hz)
         for samples in self.vocoder.stream(_gathered(made(), first=first)):
