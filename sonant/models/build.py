@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 
 from sonant.config import Config
 from sonant.errors import ModelError
-from sonant.models.adapters.base import AdapterConfig, build_adapter
+from sonant.models.adapters.base import Adapter, AdapterConfig, build_adapter
 from sonant.models.adapters.conv_transformer import ConvTransformerAdapter
 from sonant.models.adapters.ctc_pooling import CTCPoolingAdapter
 from sonant.models.embedding_table import pad_vector
@@ -52,11 +52,9 @@ def build_speech_lm(config: SpeechLMConfig) -> SpeechLM:
         out_dim=embeddings.embedding_dim,
         vocab_size=embeddings.num_embeddings,
     )
+    anchor_adapter(adapter, llm)
     if isinstance(adapter, CTCPoolingAdapter):
-        _start_as_cascade(adapter, encoders, llm)
-    if isinstance(adapter, ConvTransformerAdapter) and adapter.needs_table:
-        table = _embedding_table(llm)
-        adapter.anchor(table, pad_vector(table, adapter.pad_id))
+        _start_as_cascade(adapter, encoders)
     if config.lora is not None:
         add_lora(llm, config.lora)
     model = SpeechLM(encoders, adapter, llm, config=config.model_copy(update=_ADDED_LATER)).eval()
@@ -65,6 +63,19 @@ def build_speech_lm(config: SpeechLMConfig) -> SpeechLM:
     if config.speech_head is not None:
         add_speech_head(model, config.speech_head)
     return model
+
+
+@torch.no_grad()
+def anchor_adapter(adapter: Adapter, llm: PreTrainedModel) -> None:
+    """Gives an adapter that reads the LLM's embedding table the table of `llm` as it is now; others stay as they are.
+
+    For a model whose weights came after it was built: the table is not saved with the adapter.
+    """
+    if isinstance(adapter, CTCPoolingAdapter) and adapter.needs_table:
+        adapter.anchor(_embedding_table(llm)[: adapter.vocab_size])
+    if isinstance(adapter, ConvTransformerAdapter) and adapter.needs_table:
+        table = _embedding_table(llm)
+        adapter.anchor(table, pad_vector(table, adapter.pad_id))
 
 
 def add_prompt_lora(model: SpeechLM, config: PromptLoraConfig) -> None:
@@ -109,9 +120,7 @@ def add_speech_head(model: SpeechLM, config: SpeechHeadConfig) -> None:
 
 
 @torch.no_grad()
-def _start_as_cascade(adapter: CTCPoolingAdapter, encoders: list[SpeechEncoder], llm: PreTrainedModel) -> None:
-    if adapter.needs_table:
-        adapter.anchor(_embedding_table(llm)[: adapter.vocab_size])
+def _start_as_cascade(adapter: CTCPoolingAdapter, encoders: list[SpeechEncoder]) -> None:
     head, mine = getattr(encoders[0], "ctc_head", None), adapter.ctc_head
     if not isinstance(head, nn.Linear) or not isinstance(mine, nn.Linear) or adapter.trunk is not None:
         return

@@ -25,6 +25,14 @@ class Spliced:
         positions = torch.arange(self.labels.shape[1], device=self.lengths.device)
         return (positions < self.lengths[:, None]).long()
 
+    def left_padded(self) -> tuple[Tensor, Tensor]:
+        """Returns the rows (B, L, D), each moved to the right end as decoding wants them, and their mask (B, L) bool.
+
+        a a t t .         . a a t t
+        t t t . .   ->    . . t t t
+        """
+        return pad_left(self.inputs_embeds, self.lengths)
+
 
 @dataclass(frozen=True)
 class Slots:
@@ -106,3 +114,12 @@ def _positions(num_rows: int, num_tokens: int, *, slots: Slots, audio_lengths: T
     same_row = slots.rows[:, None] == slots.rows
     frames_before = (same_row * audio_lengths).tril(-1).sum(1)  # of earlier segments in the same row
     return tokens, slots.positions + frames_before
+
+
+def pad_left(rows: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns rows (B, L, ...), right-padded, moved to the right end with zeros before them; their mask (B, L) bool."""
+    width = rows.shape[1]
+    column = torch.arange(width, device=rows.device) - (width - lengths[:, None])  # (B, L) place in the original
+    mask = column >= 0
+    shape = (*mask.shape, *[1] * (rows.dim() - 2))
+    return rows.take_along_dim(column.clamp(min=0).view(shape), dim=1) * mask.view(shape), mask
