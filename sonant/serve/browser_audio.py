@@ -17,8 +17,8 @@ from sonant.errors import AudioError
 CODECS = ("opus", "libopus", "vorbis", "aac", "mp3float", "flac", "alac", "pcm_s16le")
 # Full scale of FFmpeg's sample formats, packed (s16) or planar (s16p); others do not come out of CODECS.
 _FULL_SCALE = {"s16": 2.0**15, "s32": 2.0**31, "flt": 1.0}
-# A container may count priming samples that decoding drops, and round.
-LENGTH_SLACK_S = 0.25
+# A container may count priming samples that decoding drops, and rounds.
+LENGTH_SLACK_S = 0.1
 
 
 def container_of(data: bytes) -> str | None:
@@ -89,18 +89,29 @@ def _blocks(container: Any, *, name: str, max_duration_s: float) -> Iterator[tup
         _check(frame, rate_hz, name=name)
         count += frame.samples
         if count > max_duration_s * rate_hz:
-            raise AudioError(f"{name}: is longer than {max_duration_s:g} s, the most allowed here; cut it into segments")
+            raise AudioError(
+                f"{name}: is longer than {max_duration_s:g} s, the most allowed here; cut it into segments"
+            )
         block = _mono(frame)
         if not np.isfinite(block).all():
             raise AudioError(f"{name}: holds NaN or infinite samples near sample {count}; record it again")
         yield block, rate_hz
-    # Bare AAC has no header; what FFmpeg calls its length is a guess.
-    promised_s = 0.0 if container.format.name == "aac" else (container.duration or 0) / 1e6
+    promised_s = _promised_s(container, stream)
     if count and count / rate_hz < promised_s - LENGTH_SLACK_S:
         raise AudioError(
             f"{name}: is cut off or damaged (the header promises {promised_s:.2f} s, {count / rate_hz:.2f} s could be "
             "decoded); the whole file is needed, copy or convert it again"
         )
+
+
+def _promised_s(container: Any, stream: Any) -> float:
+    """How long the header says that the track is; 0 where it does not, as in what browsers record."""
+    if container.format.name == "aac":  # has no header: FFmpeg guesses
+        return 0.0
+    if stream.duration is not None:
+        return float(stream.duration * stream.time_base)
+    # Matroska tells only how long the longest of its tracks is.
+    return (container.duration or 0) / 1e6 if len(container.streams) == 1 else 0.0
 
 
 def _check(frame: Any, rate_hz: int, *, name: str) -> None:

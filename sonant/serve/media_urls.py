@@ -25,12 +25,8 @@ _PORTS: dict[Scheme, int] = {"https": 443, "http": 80}
 # What a plain URL is written with; no spaces, control or other letters, backslashes: parsers read those differently.
 _PLAIN = re.compile(r"[A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=%]{1,2048}")
 _HOST = re.compile(r"[a-z0-9]([a-z0-9\-.]*[a-z0-9])?")
-# Addresses that stand for others, which may be private: NAT64, 6to4.
-_TRANSLATED = (
-    ipaddress.ip_network("64:ff9b::/96"),
-    ipaddress.ip_network("64:ff9b:1::/48"),
-    ipaddress.ip_network("2002::/16"),
-)
+# All that is public in IPv6, but for 6to4, which stands for addresses that may be private.
+_UNICAST, _SIX_TO_FOUR = ipaddress.ip_network("2000::/3"), ipaddress.ip_network("2002::/16")
 
 
 @dataclass(frozen=True)
@@ -106,9 +102,10 @@ async def _resolve(place: MediaHost) -> str:
 
 def _is_public(address: str) -> bool:
     ip = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
-        ip = ip.ipv4_mapped
-    return ip.is_global and not ip.is_multicast and not any(ip in network for network in _TRANSLATED)
+    if isinstance(ip, ipaddress.IPv6Address):
+        ip = ip.ipv4_mapped or ip
+    is_assigned = ip.version == 4 or (ip in _UNICAST and ip not in _SIX_TO_FOUR)
+    return ip.is_global and not ip.is_multicast and is_assigned
 
 
 async def _download(url: str, place: MediaHost, address: str, *, max_bytes: int) -> bytes:
