@@ -27,6 +27,7 @@ from sonant.serve.decode_worker import RATE_HZ, READY, REFUSED, REPLY, REQUEST, 
 
 log = logging.getLogger(__name__)
 
+WORKER = "sonant.serve.decode_worker"
 START_S = 60.0  # to load the libraries, also on a machine that is busy
 MAX_MESSAGE_BYTES = 4096
 # All that a worker is given of the server's environment: no key, no token.
@@ -44,7 +45,7 @@ class AudioDecoder:
 
     def __init__(self, *, memory_bytes: int, timeout_s: float, workers: int = 1) -> None:
         # -P: a folder that the server was started in, such as a stranger's model, must not lend its modules.
-        command = [sys.executable, "-P", "-m", "sonant.serve.decode_worker", str(memory_bytes), str(timeout_s)]
+        command = [sys.executable, "-P", "-m", WORKER, str(memory_bytes), str(timeout_s)]
         self._workers = [_Worker(command, timeout_s) for _ in range(workers)]
         self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
         for worker in self._workers:
