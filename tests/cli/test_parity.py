@@ -1,0 +1,44 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sonant.models.lora import merge_lora, multiply_lora
+from sonant.parity import model_ways
+
+Run = Callable[..., Any]
+
+
+def test_a_healthy_model_is_certified_with_questions_made_on_the_spot(sonant: Run, model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "parity.json"
+    shown = sonant("parity", model, "--num-rows", 2, "--max-new-tokens", 2, "--json", out)
+    assert shown.status == 0, shown.out
+    assert "All ways give the same answers." in shown.out
+    assert "not packed" in shown.out
+    written = json.loads(out.read_text())
+    assert written["holds"]
+    assert written["questions"] == ["a short clip", "text alone"]
+    ways = {way["way"]: way for way in written["ways"]}
+    assert ways["batched"]["tokens_equal"]
+    assert ways["batched"]["largest_difference"] <= ways["batched"]["tolerance"]
+
+
+def test_a_model_that_differs_in_one_way_ends_with_status_1_and_says_where(
+    sonant: Run, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def merge_wrongly(llm: Any) -> None:
+        multiply_lora(llm, -1.0)
+        merge_lora(llm)
+
+    monkeypatch.setattr(model_ways, "merge_lora", merge_wrongly)
+    shown = sonant("parity", model, "--num-rows", 1, "--max-new-tokens", 2)
+    assert shown.status == 1
+    assert "DIFFERS" in shown.out
+    assert "merged: 'a short clip', token 1: " in shown.out
+    assert "NOT ALL WAYS GIVE THE SAME ANSWERS." in shown.out
+
+
+def test_rows_that_are_missing_are_told_in_one_line(sonant: Run, model: Path, tmp_path: Path) -> None:
+    assert "none.jsonl" in sonant("parity", model, "--rows", tmp_path / "none.jsonl").complaint

@@ -1,0 +1,231 @@
+"""A certificate that cannot fail certifies nothing: every way is broken here on purpose, and must be caught."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_assistant import QUESTIONS, small_assistant
+from torch import Tensor
+
+from sonant.chat.messages import Conversation, user
+from sonant.errors import RequestError
+from sonant.generate.assistant import Assistant
+from sonant.models.lora import merge_lora, multiply_lora
+from sonant.models.speech_head.head import SpeechHead
+from sonant.models.speech_lm import SpeechLM
+from sonant.parity import model_ways
+from sonant.parity.certificate import Certificate, Finding, certify, spell
+from sonant.parity.compare import Answer
+from sonant.parity.model_ways import MODEL_WAYS
+from sonant.parity.ways import Roads, Subject, Way
+
+VOICE = {"mel": {"num_mels": 8}, "prenet_dim": 8, "postnet_dim": 8, "max_seconds": 0.3, "body": "own", "dim": 16,
+         "num_layers": 1, "num_heads": 2, "ffn_dim": 16, "stop": True, "latent": True}  # fmt: skip
+MODELS: dict[str, dict[str, Any]] = {
+    "LoRA": {},
+    "two encoders, LoRA scaled by the prompt": {"num_encoders": 2, "prompt_lora": {}},
+    "a voice": {"speech_head": VOICE},
+    "no LoRA": {"lora": None},
+}
+
+
+def certified(
+    assistant: Assistant, scratch: Path, *names: str, questions: tuple[Conversation, ...] = QUESTIONS
+) -> Certificate:
+    ways = [way for way in MODEL_WAYS if way.name in names or not names]
+    return certify(assistant, questions, scratch=scratch, name="small", max_new_tokens=5, ways=ways)
+
+
+def verdicts(certificate: Certificate) -> dict[str, str]:
+    return {finding.way: finding.verdict for finding in certificate.findings}
+
+
+def only(certificate: Certificate) -> Finding:
+    (finding,) = certificate.findings
+    return finding
+
+
+@pytest.fixture
+def assistant() -> Assistant:
+    return small_assistant()
+
+
+@pytest.mark.parametrize("parts", MODELS.values(), ids=MODELS)
+def test_a_healthy_model_is_certified(parts: dict[str, Any], tmp_path: Path) -> None:
+    found = certified(small_assistant(**parts), tmp_path)
+    assert found.holds
+    assert found.num_tokens == 15
+    left = {name for name, verdict in verdicts(found).items() if verdict != "equal"}
+    mergeable = parts.get("lora", True) is not None and "prompt_lora" not in parts
+    assert left == {"packed"} | (set() if mergeable else {"merged"}) | (set() if "speech_head" in parts else {"spoken"})
+
+
+def test_what_cannot_be_done_says_why(tmp_path: Path) -> None:
+    found = certified(small_assistant(prompt_lora={}), tmp_path, "merged", "packed", "spoken")
+    notes = {finding.way: finding.note for finding in found.findings}
+    assert notes["merged"].startswith("refused: this LoRA cannot be merged: each prompt gives it another scale")
+    assert notes["packed"].startswith("not packed: ")
+    assert notes["spoken"] == "this model has no voice"
+
+
+def test_an_adapter_that_looks_at_padding_is_caught(assistant: Assistant, tmp_path: Path) -> None:
+    forward = assistant.model.adapter.forward
+
+    def leaking(frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        audio, audio_lengths = forward(frames, lengths)
+        return audio + 0.01 * (frames.shape[1] - lengths)[:, None, None], audio_lengths
+
+    assistant.model.adapter.forward = leaking
+    found = certified(assistant, tmp_path, "batched", "as in training", "one pass")
+    assert verdicts(found) == {"batched": "differs", "as in training": "differs", "one pass": "equal"}
+    assert not found.holds
+
+
+def test_a_cache_that_counts_positions_wrongly_is_caught(
+    assistant: Assistant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = assistant.model.llm.forward
+
+    def late(*args: Any, position_ids: Tensor | None = None, **rest: Any) -> Any:
+        decoding = position_ids is not None and position_ids.shape[1] == 1
+        return forward(*args, position_ids=position_ids + 1 if decoding else position_ids, **rest)
+
+    monkeypatch.setattr(assistant.model.llm, "forward", late)
+    found = certified(assistant, tmp_path, "one pass", "batched")
+    assert verdicts(found) == {"one pass": "differs", "batched": "equal"}
+
+
+def test_frames_of_a_cache_that_come_late_are_caught(
+    assistant: Assistant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Late(model_ways.FrameCache):
+        def __call__(self, part: Any) -> Tensor:
+            return super().__call__(part).roll(1, 0)
+
+    monkeypatch.setattr(model_ways, "FrameCache", Late)
+    assert only(certified(assistant, tmp_path, "frames cached")).verdict == "differs"
+
+
+def test_a_weight_that_is_lost_on_the_way_to_disk_is_caught(
+    assistant: Assistant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = model_ways.load_speech_lm
+
+    def forgetful(folder: Path) -> SpeechLM:
+        model = load(folder)
+        next(model.adapter.parameters()).data.mul_(1.01)
+        return model
+
+    monkeypatch.setattr(model_ways, "load_speech_lm", forgetful)
+    assert only(certified(assistant, tmp_path, "saved and loaded")).verdict == "differs"
+
+
+def test_a_merge_with_a_wrong_scale_is_caught(
+    assistant: Assistant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def merge_too_much(llm: Any) -> None:
+        multiply_lora(llm, 1.001)
+        merge_lora(llm)
+
+    monkeypatch.setattr(model_ways, "merge_lora", merge_too_much)
+    assert only(certified(assistant, tmp_path, "merged")).verdict == "differs"
+
+
+def test_a_voice_that_draws_by_its_place_in_the_batch_is_caught(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = SpeechHead.begin
+    monkeypatch.setattr(
+        SpeechHead, "begin", lambda self, states, *, seeds: begin(self, states, seeds=range(len(seeds)))
+    )
+    found = only(certified(small_assistant(speech_head=VOICE), tmp_path, "spoken"))
+    assert found.verdict == "differs"
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_scores_that_are_no_numbers_are_caught_and_written_as_null(
+    value: float, assistant: Assistant, tmp_path: Path
+) -> None:
+    def broken(subject: Subject) -> Roads:
+        found = [Answer(a.tokens, torch.full_like(a.scores, value)) for a in subject.reference]
+        return Roads(subject.reference, found)
+
+    found = certify(assistant, QUESTIONS, scratch=tmp_path, max_new_tokens=2, ways=[Way("broken", "", broken)])
+    assert only(found).verdict == "differs"
+    written = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert written["ways"][0]["largest_difference"] is None
+    assert written["ways"][0]["tokens_equal"]
+
+
+def test_a_way_that_breaks_is_a_finding_and_the_next_way_is_still_gone(assistant: Assistant, tmp_path: Path) -> None:
+    def broken(subject: Subject) -> Roads:
+        raise ZeroDivisionError("by nought")
+
+    whole = Way("whole", "", lambda subject: Roads(subject.reference, subject.reference))
+    told: list[str] = []
+    found = certify(
+        assistant, QUESTIONS, scratch=tmp_path, max_new_tokens=1, ways=[Way("broken", "", broken), whole],
+        progress=told.append,
+    )  # fmt: skip
+    assert verdicts(found) == {"broken": "differs", "whole": "equal"}
+    assert found.findings[0].note == "failed: ZeroDivisionError: by nought"
+    assert told == ["broken", "whole"]
+    assert not found.holds
+
+
+def test_another_token_differs_even_where_scores_are_close(assistant: Assistant, tmp_path: Path) -> None:
+    def other(subject: Subject) -> Roads:
+        first, *rest = subject.reference
+        return Roads(subject.reference, [Answer((7, *first.tokens[1:]), first.scores), *rest])
+
+    found = only(certify(assistant, QUESTIONS, scratch=tmp_path, max_new_tokens=2, ways=[Way("other", "", other)]))
+    assert found.verdict == "differs"
+    assert found.comparison is not None
+    assert found.comparison.largest_difference == 0.0
+    assert found.comparison.first_difference is not None
+    assert (found.comparison.first_difference.row, found.comparison.first_difference.position) == (0, 0)
+
+
+def test_questions_for_which_there_is_no_room_are_left_out_and_named(assistant: Assistant, tmp_path: Path) -> None:
+    long = Conversation((user("so " * 300),), id="long")
+    found = certified(assistant, tmp_path, "batched", questions=(*QUESTIONS, long))
+    assert found.questions == ("a clip", "two clips", "text")
+    assert found.left_out == ("long",)
+    with pytest.raises(RequestError, match=r"none of 1 questions fits this LLM, which holds 512 positions"):
+        certified(assistant, tmp_path, "batched", questions=(long,))
+
+
+@pytest.mark.parametrize(
+    ("way", "question", "why"),
+    [
+        ("batched", QUESTIONS[0], "one question is no batch"),
+        ("frames cached", QUESTIONS[2], "no question holds a clip"),
+    ],
+    ids=["batched", "frames cached"],
+)
+def test_ways_that_need_other_questions_say_so(
+    way: str, question: Conversation, why: str, assistant: Assistant, tmp_path: Path
+) -> None:
+    found = only(certified(assistant, tmp_path, way, questions=(question,)))
+    assert found.verdict == "not applicable"
+    assert why in found.note
+
+
+def test_the_tolerance_grows_with_the_span_of_the_scores_and_the_step_of_the_coarsest_dtype(
+    assistant: Assistant, tmp_path: Path
+) -> None:
+    fine = only(certified(assistant, tmp_path / "a", "one pass"))
+    assistant.model.llm.bfloat16()
+    coarse = certified(assistant, tmp_path / "b", "one pass")
+    assert fine.tolerance is not None
+    assert 0 < fine.tolerance < 0.01
+    assert coarse.dtype == "bfloat16"
+    assert only(coarse).tolerance == pytest.approx(fine.tolerance * 2**16 * 8 / 256, rel=0.2)
+
+
+def test_tokens_are_spelled_for_the_reader(assistant: Assistant) -> None:
+    shown = [spell(token, assistant) for token in (assistant.tokenizer.end_of_turn_id, "word", None)]
+    assert shown == ["'<|im_end|>'", "'word'", "the end"]
