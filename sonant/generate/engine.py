@@ -114,14 +114,22 @@ class RunningBatch:
         return [row for lines in self._groups for row in lines.rows]
 
     @torch.no_grad()
-    def join(self, batch: Batch, configs: Sequence[GenerationConfig]) -> list[Row]:
+    def join(
+        self, batch: Batch, configs: Sequence[GenerationConfig], *, fit: Collection[int] = frozenset()
+    ) -> list[Row]:
         """Reads a batch of prompts, which take part from the next step on; returns their rows, one config for each.
 
-        Raises: RequestError, and nobody joins, if a prompt and its answer do not fit the LLM's context.
+        fit: lines of the batch whose `max_new_tokens` is lowered to what their prompt leaves of the LLM's context.
+
+        Raises: RequestError, and nobody joins, if a prompt and its answer do not fit that context.
         """
         scale = self.model.lora_scale(batch) if self.lora else None
         spliced = self.model.embed(batch)
         lengths = spliced.lengths.tolist()
+        configs = [
+            self._fitted(config, length) if line in fit else config
+            for line, (config, length) in enumerate(zip(configs, lengths, strict=True))
+        ]
         self._refuse_long(lengths, configs)
         drawings = [Drawing.begun(config, name=name) for name, config in zip(batch.ids, configs, strict=True)]
         rows = [Row(self._count + line, *each) for line, each in enumerate(zip(lengths, drawings, strict=True))]
@@ -170,6 +178,10 @@ class RunningBatch:
     def _voice(self, scale: Tensor | None) -> AbstractContextManager[object]:
         # It wraps each call of the LLM and no more: between steps LoRA is as everybody else expects it.
         return scaled_lora(self.model.llm, scale) if self.lora else lora_disabled(self.model.llm)
+
+    def _fitted(self, config: GenerationConfig, length: int) -> GenerationConfig:
+        left = config.max_new_tokens if self.model.positions is None else max(1, self.model.positions - length)
+        return config.model_copy(update={"max_new_tokens": min(config.max_new_tokens, left)})
 
     def _refuse_long(self, lengths: Sequence[int], configs: Sequence[GenerationConfig]) -> None:
         limit = self.model.positions

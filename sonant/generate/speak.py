@@ -53,6 +53,11 @@ class Voice:
         self.model, self.tokenizer, self.head = model, tokenizer, model.speech_head
         self.vocoder = _vocoder(vocoder, head=self.head)
 
+    @property
+    def sample_rate_hz(self) -> int:
+        """Returns the rate of what it says."""
+        return self.head.mel.sample_rate_hz
+
     def say(
         self, asked: Sequence[Example], written: Sequence[Reply], *, began: float, seed: int = 0, lora: bool = True
     ) -> list[SpokenReply]:
@@ -169,7 +174,7 @@ class Voice:
             text_finished=reply.finished,
             speech_finished=finished,
             samples=_numbers(samples),
-            sample_rate_hz=self.head.mel.sample_rate_hz,
+            sample_rate_hz=self.sample_rate_hz,
             mels=_numbers(mels),
             seconds=seconds,
         )

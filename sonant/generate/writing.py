@@ -1,5 +1,6 @@
 """The text of an answer as its tokens come."""
 
+import bisect
 from collections.abc import Sequence
 
 from sonant.chat.tokenizer import ChatTokenizer
@@ -43,8 +44,8 @@ class Writing:
     @property
     def num_shown(self) -> int:
         """Returns how many tokens the shown text takes: those of a stop string do not count."""
-        counts = range(len(self.token_ids) + 1)
-        return next((count for count in counts if len(self._read(count)) >= len(self.shown)), counts[-1])
+        counts = range(len(self.token_ids))  # searched by halves: each look decodes the text anew
+        return bisect.bisect_left(counts, len(self.shown), key=lambda count: len(self._read(count)))
 
     def _read(self, count: int) -> str:
         # Space-glued templates ([INST]) leave the space before an answer to the answer.

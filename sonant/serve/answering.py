@@ -1,10 +1,28 @@
-"""Answering many at once (interface; the work follows)."""
+"""Answering many at once: one thread owns the model, and questions join and leave its running batch.
 
-from collections.abc import AsyncIterator
+submit ──▶ Line ──make example──▶ ready ──▶ Work: rows of a RunningBatch ──▶ TextDelta .. ┬─▶ Finished
+(event     who waits,             (a thread       (the answering thread)                  │
+ loop)     how many               of its own)                      the voice, if spoken ──┴─▶ SoundDelta .. Finished
+"""
+
+import asyncio
+import logging
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from sonant.errors import ClosingError
 from sonant.generate.assistant import Assistant
-from sonant.serve.questions import Event, Question
+from sonant.serve.answer import Answer
+from sonant.serve.line import Line
+from sonant.serve.questions import Question
+from sonant.serve.talk import Talk
+from sonant.serve.work import Work
+
+log = logging.getLogger(__name__)
+
+_LOOK_S = 0.01  # between two looks at whether all is answered
 
 
 @dataclass(frozen=True)
@@ -18,50 +36,80 @@ class AnswererStats:
     failed: int
     cancelled: int
     refused: int  # for want of room
-    prompt_tokens: int
+    prompt_tokens: int  # of finished answers
     completion_tokens: int
 
 
-class Answer(AsyncIterator[Event]):
-    """The events of an answer as they come: text, sound, and in the end `Finished`.
+class Answerer:
+    """Answers questions together; each gets the answer that the model gives to it alone.
 
-    Raises what went wrong: RequestError, ChatError or AudioError for a question that cannot be answered, ClosingError
-    if the server stopped first, any other for a fault of ours. After `cancel` it ends.
+    max_rows: how many are answered at a time, those that are being said included; max_waiting: how many more may wait.
     """
 
-    async def __anext__(self) -> Event:
-        raise NotImplementedError
-
-    def cancel(self) -> None:
-        """Gives up the answer, from any thread; its row leaves at the next step. A finished answer stays as it is."""
-        raise NotImplementedError
-
-
-class Answerer:
-    """Answers questions together: one thread owns the model, and rows join and leave its running batch."""
-
     def __init__(self, assistant: Assistant, *, max_rows: int = 16, max_waiting: int = 64) -> None:
-        self.assistant, self.max_rows, self.max_waiting = assistant, max_rows, max_waiting
+        self.assistant = assistant
+        self._line = Line(room=max_rows + max_waiting)
+        self._work = Work(assistant, self._line, max_rows=max_rows)
+        self._makers = ThreadPoolExecutor(1, thread_name_prefix="sonant-examples")
+        self._thread = threading.Thread(target=self._run, name="sonant-answers", daemon=True)
 
     def start(self) -> None:
         """Starts the thread."""
-        raise NotImplementedError
+        self._thread.start()
 
     def submit(self, question: Question) -> Answer:
         """Returns the answer to come; call it where an event loop runs.
 
-        Raises: BusyError if `max_waiting` questions wait already, ClosingError once `drain` or `close` was called.
+        Raises: BusyError if as many are being answered or wait as may, ClosingError once it drains or is closed.
         """
-        raise NotImplementedError
+        talk = Talk(question, Answer(), tokenizer=self.assistant.tokenizer)
+        self._line.enter(talk)
+        self._makers.submit(self._make_example, talk)
+        return talk.answer
 
     async def drain(self, timeout_s: float) -> bool:
-        """Takes no more questions; returns whether all that were accepted are answered, after `timeout_s` at most."""
-        raise NotImplementedError
+        """Takes no more questions; returns whether all that were accepted are over, after `timeout_s` at most."""
+        self._line.draining = True
+        until = time.monotonic() + timeout_s
+        while self._line.open and time.monotonic() < until:
+            await asyncio.sleep(_LOOK_S)
+        return not self._line.open
 
     def close(self) -> None:
         """Stops the thread; answers that are not finished raise ClosingError."""
-        raise NotImplementedError
+        self._line.stop()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._makers.shutdown(cancel_futures=True)
+        for talk in list(self._line.open):
+            self._line.fail(talk, ClosingError("this server stopped before the answer was finished; ask it again"))
 
     def stats(self) -> AnswererStats:
         """Returns what it does now, and what it has done."""
-        raise NotImplementedError
+        num_open = len(self._line.open)
+        rows = min(self._work.num_talks, num_open)
+        return AnswererStats(rows=rows, waiting=num_open - rows, **vars(self._line.counts))
+
+    def _make_example(self, talk: Talk) -> None:
+        """Makes what the model reads: in a thread of its own, so that no step waits for recordings to be loaded."""
+        if talk.answer.cancelled:
+            self._line.give_up(talk)
+            return
+        try:
+            if talk.question.spoken:
+                _ = self.assistant.voice  # refuses here, before anything is written, if there is none
+            talk.example = self.assistant.example(talk.question.conversation)
+        except Exception as error:  # told to whoever asked
+            self._line.fail(talk, error)
+        else:
+            self._line.make_ready([talk])
+
+    def _run(self) -> None:
+        while not self._line.stopped:
+            if not self._work.num_talks:
+                self._line.wait()
+            try:
+                self._work.turn()
+                self._work.say_next()
+            except Exception:  # a fault of ours that belongs to no question
+                log.exception("a turn of the answering thread failed")

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sonant.chat.messages import Conversation
+from sonant.errors import RequestError
 from sonant.generate.reply import SpokenReply
 from sonant.generate.sampling import GenerationConfig
 
@@ -19,6 +20,8 @@ class Question:
     """A conversation to be answered.
 
     What is drawn depends on `config.seed` and the conversation's id: the same two give the same answer.
+
+    Raises: RequestError for an empty stop string, or a given answer that is not to be said.
     """
 
     conversation: Conversation
@@ -27,6 +30,13 @@ class Question:
     top_logprobs: int | None = None  # scores of each token, and of so many that might have stood there; None: no scores
     spoken: bool = False  # said aloud, too
     answer: str | None = None  # what is to be said, in place of what the model would write
+    fit: bool = False  # `config.max_new_tokens` is no more than a bound: what the LLM's context leaves will do
+
+    def __post_init__(self) -> None:
+        if "" in self.stop:
+            raise RequestError("a stop string is empty; give one character or more, or leave it out")
+        if self.answer is not None and not self.spoken:
+            raise RequestError("an answer is given and is not to be said aloud; set spoken, or leave the answer out")
 
 
 @dataclass(frozen=True)

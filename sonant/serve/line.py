@@ -1,0 +1,124 @@
+"""The line of questions: who was accepted, who can join, and how it went with them. For all threads."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from sonant.errors import BusyError, ClosingError
+from sonant.generate.reply import SpokenReply
+from sonant.serve.questions import Reason
+from sonant.serve.talk import Talk
+
+_SMOOTHING = 0.1  # the weight of the last answer in the mean time of one
+_GUESS_S = 1.0  # of an answer, as long as none was finished
+
+
+@dataclass
+class Counts:
+    """What has happened so far."""
+
+    accepted: int = 0
+    finished: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    refused: int = 0  # for want of room
+    prompt_tokens: int = 0  # of finished answers
+    completion_tokens: int = 0
+
+
+class Line:
+    """Questions from the moment they are accepted until they are over; `room` is for so many.
+
+    ```
+    enter ──▶ (an example is made) ──▶ make_ready ──▶ take ──▶ finish | fail | give_up
+    ```
+    """
+
+    def __init__(self, *, room: int) -> None:
+        self.room, self.counts = room, Counts()
+        self.open: set[Talk] = set()  # accepted and not over
+        self.draining = self.stopped = False
+        self._ready: deque[Talk] = deque()  # those who can join
+        self._changed = threading.Condition(threading.RLock())  # guards all of this
+        self._answer_s, self._since = _GUESS_S, 0.0
+
+    def enter(self, talk: Talk) -> None:
+        """Accepts a question. Raises: BusyError if there is no room, ClosingError once nothing more is accepted."""
+        with self._changed:
+            if self.draining:
+                raise ClosingError("this server is about to stop and takes no more questions; ask it once it is back")
+            if len(self.open) >= self.room:
+                self.counts.refused += 1
+                retry_after_s = len(self.open) * self._answer_s
+                raise BusyError(
+                    f"{self.room} questions are being answered or wait, which is all that this server takes; "
+                    f"ask again in {retry_after_s:.1f} seconds",
+                    retry_after_s=retry_after_s,
+                )
+            if not self.open:
+                self._since = time.perf_counter()  # there is work again: the time before it does not count
+            self.open.add(talk)
+            self.counts.accepted += 1
+
+    def make_ready(self, talks: Sequence[Talk], *, first: bool = False) -> None:
+        """Lets these join next, behind or before all others."""
+        with self._changed:
+            if first:
+                self._ready.extendleft(reversed(talks))
+            else:
+                self._ready.extend(talks)
+            self._changed.notify()
+
+    def wait(self) -> None:
+        """Returns once somebody can join, or the line was stopped."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._ready or self.stopped)
+
+    def take(self, places: int, *, company: bool) -> list[Talk]:
+        """Returns those who join now, `places` at most. company: others are being answered, so nobody is alone."""
+        with self._changed:
+            for talk in [talk for talk in self._ready if talk.answer.cancelled]:
+                self._ready.remove(talk)
+                self.give_up(talk)
+            taken: list[Talk] = []
+            while self._ready and len(taken) < places:
+                if self._ready[0].alone:
+                    return taken if taken or company else [self._ready.popleft()]
+                taken.append(self._ready.popleft())
+            return taken
+
+    def stop(self) -> None:
+        """Accepts nothing more, and wakes whoever waits."""
+        with self._changed:
+            self.draining = self.stopped = True
+            self._changed.notify_all()
+
+    def finish(self, talk: Talk, reason: Reason, *, spoken: SpokenReply | None = None) -> None:
+        """An answer is over: its last event goes out."""
+        talk.finish(reason, spoken=spoken)
+        with self._changed:
+            now = time.perf_counter()
+            took, self._since = now - self._since, now
+            begun = self.counts.finished > 0
+            self._answer_s = (1 - _SMOOTHING) * self._answer_s + _SMOOTHING * took if begun else took
+            self.counts.prompt_tokens += talk.num_read
+            self.counts.completion_tokens += talk.num_taken
+        self._close(talk, "finished")
+
+    def fail(self, talk: Talk, error: Exception) -> None:
+        """An answer is over: what went wrong goes out."""
+        talk.answer.send(error)
+        self._close(talk, "failed")
+
+    def give_up(self, talk: Talk) -> None:
+        """An answer is over: nobody waits for it."""
+        self._close(talk, "cancelled")
+
+    def _close(self, talk: Talk, how: Literal["finished", "failed", "cancelled"]) -> None:
+        with self._changed:
+            if talk in self.open:
+                self.open.remove(talk)
+                setattr(self.counts, how, getattr(self.counts, how) + 1)
