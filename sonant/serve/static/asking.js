@@ -1,0 +1,97 @@
+/** One answer, from the question's end to its own: read as it streams, played as it is said, timed as it is met. */
+
+import { VOICE_RATE } from "./api.js";
+import { duration, joined } from "./wav.js";
+
+/** @typedef {import("./types.js").Message} Message */
+
+const HIDDEN_MS = 100; // without a frame: nobody looks
+
+/**
+ * Reads an answer into `answer` until it ends. What has come stays, also where this throws.
+ * @param {object} question
+ * @param {import("./api.js").Api} question.api
+ * @param {Message[]} question.messages
+ * @param {{model: string, speak: boolean, maxTokens: number, temperature: number}} question.options
+ * @param {number} question.since            performance.now() at the end of the question
+ * @param {AbortSignal} question.signal
+ * @param {Message} answer                   empty as yet
+ * @param {{update: () => void, clip: import("./clip-view.js").ClipView | null}} view
+ * @param {import("./player.js").Player} player
+ * @throws {import("./api.js").ApiError}
+ */
+export async function readAnswer({ api, messages, options, since, signal }, answer, view, player) {
+  const timings = (answer.timings = { wholeMs: 0 });
+  const pieces = [];
+  let voice = null;
+  let worded = false;
+  let painted = Promise.resolve();
+  signal.addEventListener("abort", () => voice && player.stop());
+  try {
+    for await (const { text, said, samples, finish, tokens } of api.answer(messages, options, signal)) {
+      if (text) {
+        textOf(answer).text += text;
+        view.update();
+        if (!worded && text.trim()) {
+          worded = true;
+          painted = onScreen().then(() => (timings.firstWordMs = performance.now() - since));
+        }
+      }
+      if (samples) {
+        timings.firstSoundMs ??= performance.now() - since;
+        pieces.push(samples);
+        soundOf(answer).samples = joined(pieces);
+        view.update();
+        voice ??= playing(view, player);
+        voice.push(samples);
+      }
+      if (said) soundOf(answer).transcript = said;
+      if (finish) answer.finish = finish;
+      if (tokens) timings.tokens = tokens;
+    }
+  } catch (error) {
+    if (error.name !== "AbortError") throw error;
+    answer.finish = "stopped";
+  } finally {
+    voice?.end();
+    timings.wholeMs = performance.now() - since;
+    timings.realTimeFactor = realTimeFactor(messages, answer);
+    await Promise.race([painted, new Promise((resolve) => setTimeout(resolve, HIDDEN_MS))]);
+  }
+}
+
+/** @param {Message} answer */
+function textOf(answer) {
+  const part = answer.parts.find(({ type }) => type === "text");
+  if (part) return part;
+  answer.parts.unshift({ type: "text", text: "" });
+  return answer.parts[0];
+}
+
+/** @param {Message} answer */
+function soundOf(answer) {
+  const part = answer.parts.find(({ type }) => type === "audio");
+  if (part) return part;
+  answer.parts.push({ type: "audio", samples: new Int16Array(0), rate: VOICE_RATE });
+  return answer.parts.at(-1);
+}
+
+function playing(view, player) {
+  view.clip.shows(true);
+  return player.stream(VOICE_RATE, {
+    onProgress: (seconds) => view.clip.at(seconds),
+    onEnd: () => view.clip.shows(false),
+  });
+}
+
+/** Resolves when what was just written is painted: never, while the page is hidden. */
+function onScreen() {
+  return new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve)));
+}
+
+/** Returns seconds of work for a second of speech: of the answer, or else of the question's clips. */
+function realTimeFactor(messages, answer) {
+  const seconds = ({ parts }) => parts.reduce((sum, part) => sum + (part.type === "audio" ? duration(part) : 0), 0);
+  const speech = seconds(answer) || seconds(messages.at(-1));
+  return speech ? answer.timings.wholeMs / 1000 / speech : undefined;
+}

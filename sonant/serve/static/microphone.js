@@ -1,0 +1,143 @@
+/** The microphone, block by block: an AudioWorklet at 16 kHz, or MediaRecorder where there is none. */
+
+import { decodeSound, joined, toInt16 } from "./wav.js";
+
+const RATE = 16000;
+const KEPT_OPEN_MS = 20000; // after a recording: the next one misses no syllable, the light goes out soon
+const KEPT_S = 0.5; // of what was before a recording; how much of it belongs to one, its caller says
+
+/** Why there is no sound. */
+export class MicrophoneError extends Error {}
+
+export class Microphone {
+  /** @param {(block: Float32Array, rate: number) => void} onBlock  hears all while it is open, recording or not */
+  constructor(onBlock) {
+    this.onBlock = onBlock;
+    /** @type {{stream: MediaStream, context?: AudioContext, rate: number, cancelEcho: boolean} | null} */
+    this.open_ = null;
+    /** @type {Float32Array[] | null} */
+    this.recording = null;
+    /** @type {Float32Array[]} */
+    this.before = [];
+    this.recorder = null;
+    this.closing = 0;
+  }
+
+  /**
+   * Begins to record; the microphone is open.
+   * @param {number} beforeS  how much of what was before belongs to it, up to half a second
+   */
+  start(beforeS) {
+    const { context, rate } = this.open_;
+    if (!context) this.#startRecorder();
+    const blocks = Math.ceil((beforeS * rate) / (this.before[0]?.length ?? 1));
+    this.recording = this.before.slice(-blocks);
+  }
+
+  /** Returns what was recorded since `start`; the microphone stays open for a while. @returns {Promise<import("./types.js").Sound>} */
+  async stop() {
+    const pieces = this.recording ?? [];
+    this.recording = null;
+    if (this.recorder) return this.#stopRecorder();
+    return { samples: toInt16(joined(pieces)), rate: this.open_?.rate ?? RATE };
+  }
+
+  /** Throws away what was recorded since `start`. */
+  discard() {
+    this.recording = null;
+    this.recorder?.stop();
+    this.recorder = null;
+  }
+
+  /** Closes the microphone in a while, unless it is opened again. */
+  closeSoon() {
+    clearTimeout(this.closing);
+    this.closing = setTimeout(() => this.close(), KEPT_OPEN_MS);
+  }
+
+  /**
+   * Opens the microphone, if it is not open.
+   * @param {{cancelEcho?: boolean}} [options]  true where answers are played meanwhile
+   * @throws {MicrophoneError}
+   */
+  async open({ cancelEcho = false } = {}) {
+    clearTimeout(this.closing);
+    if (this.open_ && this.open_.cancelEcho === cancelEcho && this.open_.stream.active) return;
+    this.close();
+    if (!navigator.mediaDevices?.getUserMedia) {
+      throw new MicrophoneError("Browsers give a microphone to https and localhost only. Typing and files work here.");
+    }
+    // What the model hears is what was said: the browser's cleaning is for telephone calls.
+    const audio = { channelCount: 1, echoCancellation: cancelEcho, noiseSuppression: false, autoGainControl: false };
+    const stream = await navigator.mediaDevices.getUserMedia({ audio }).catch((error) => {
+      throw new MicrophoneError(reason(error));
+    });
+    this.open_ = { stream, rate: RATE, cancelEcho };
+    if (window.AudioWorkletNode) await this.#connect(stream);
+  }
+
+  /** Lets go of the microphone. */
+  close() {
+    clearTimeout(this.closing);
+    this.recording = this.recorder = null;
+    this.before = [];
+    this.open_?.stream.getTracks().forEach((track) => track.stop());
+    this.open_?.context?.close();
+    this.open_ = null;
+  }
+
+  /** @param {MediaStream} stream */
+  async #connect(stream) {
+    let context = new AudioContext({ sampleRate: RATE, latencyHint: "interactive" });
+    let source;
+    try {
+      source = context.createMediaStreamSource(stream);
+    } catch {
+      // Firefox does not resample a microphone: its own rate it is, and the server resamples.
+      await context.close();
+      context = new AudioContext({ latencyHint: "interactive" });
+      source = context.createMediaStreamSource(stream);
+    }
+    await context.audioWorklet.addModule("/page/capture-worklet.js");
+    await context.resume();
+    const capture = new AudioWorkletNode(context, "capture", { numberOfOutputs: 0 });
+    capture.port.onmessage = ({ data }) => this.#take(data, context.sampleRate);
+    source.connect(capture);
+    this.open_ = { ...this.open_, context, rate: context.sampleRate };
+  }
+
+  /** @param {Float32Array} block @param {number} rate */
+  #take(block, rate) {
+    if (this.recording) this.recording.push(block);
+    this.before.push(block);
+    while (this.before.length * block.length > KEPT_S * rate) this.before.shift();
+    this.onBlock(block, rate);
+  }
+
+  #startRecorder() {
+    const pieces = [];
+    this.recorder = new MediaRecorder(this.open_.stream);
+    this.recorder.ondataavailable = ({ data }) => pieces.push(data);
+    this.recorder.pieces = pieces;
+    this.recorder.start();
+  }
+
+  async #stopRecorder() {
+    const recorder = this.recorder;
+    this.recorder = null;
+    await new Promise((resolve) => {
+      recorder.onstop = resolve;
+      recorder.stop();
+    });
+    const file = new Blob(recorder.pieces, { type: recorder.mimeType });
+    return decodeSound(new Uint8Array(await file.arrayBuffer()));
+  }
+}
+
+/** @param {DOMException} error */
+function reason(error) {
+  if (error.name === "NotAllowedError") return "The microphone is blocked. Allow it beside the address, then try again.";
+  if (error.name === "NotFoundError") return "No microphone was found. Plug one in, or drop a recording here.";
+  if (error.name === "NotReadableError") return "Another program holds the microphone. Close it and try again.";
+  return `The microphone cannot be opened: ${error.message}`;
+}

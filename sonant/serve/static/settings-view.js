@@ -1,0 +1,68 @@
+/** The settings, and the key where the server wants one. */
+
+import { byId } from "./dom.js";
+
+/** @typedef {import("./types.js").Settings} Settings */
+
+export class SettingsView {
+  /** @param {Settings} settings @param {(settings: Settings) => void} onChange */
+  constructor(settings, onChange) {
+    this.settings = settings;
+    this.onChange = onChange;
+    this.dialog = byId("settings");
+    byId("open-settings").addEventListener("click", () => this.open());
+    byId("theme").addEventListener("click", () => this.#nextTheme());
+    byId("speak").addEventListener("click", () => this.#set({ speak: !this.settings.speak }));
+    this.dialog.addEventListener("close", () => this.#read());
+    this.dialog.addEventListener("click", (event) => event.target === this.dialog && this.dialog.close());
+    this.#show();
+  }
+
+  /** Opens the dialog; with a reason, it asks for the key. @param {string} [why] */
+  open(why = "") {
+    const { form } = this;
+    byId("why").textContent = why;
+    byId("why").hidden = !why;
+    for (const name of ["key", "instructions", "maxTokens", "temperature"]) form[name].value = this.settings[name];
+    form.transcripts.checked = this.settings.transcripts;
+    if (!this.dialog.open) this.dialog.showModal();
+    form[why ? "key" : "instructions"].focus();
+  }
+
+  /** @returns {any} */
+  get form() {
+    return this.dialog.querySelector("form").elements;
+  }
+
+  #read() {
+    const { form } = this;
+    const number = (name) => (form[name].validity.valid && form[name].value ? Number(form[name].value) : this.settings[name]);
+    this.#set({
+      key: form.key.value.trim(),
+      instructions: form.instructions.value.trim(),
+      maxTokens: number("maxTokens"),
+      temperature: number("temperature"),
+      transcripts: form.transcripts.checked,
+    });
+  }
+
+  #nextTheme() {
+    const isDark = matchMedia("(prefers-color-scheme: dark)").matches;
+    // One click always changes what is seen; back at what the system wants, the system is followed again.
+    const shown = this.settings.theme === "system" ? (isDark ? "dark" : "light") : this.settings.theme;
+    const other = shown === "dark" ? "light" : "dark";
+    this.#set({ theme: (other === "dark") === isDark ? "system" : other });
+  }
+
+  /** @param {Partial<Settings>} changed */
+  #set(changed) {
+    Object.assign(this.settings, changed);
+    this.#show();
+    this.onChange(this.settings);
+  }
+
+  #show() {
+    document.documentElement.dataset.theme = this.settings.theme;
+    byId("speak").setAttribute("aria-pressed", String(this.settings.speak));
+  }
+}

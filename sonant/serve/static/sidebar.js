@@ -1,0 +1,93 @@
+/** The conversations that this browser keeps: choose, rename, delete, save, open. */
+
+import { byId, el, iconButton } from "./dom.js";
+
+/** @typedef {import("./types.js").Conversation} Conversation */
+
+export class Sidebar {
+  /**
+   * @param {object} told
+   * @param {(id: string) => void} told.onOpen
+   * @param {() => void} told.onNew
+   * @param {(id: string, title: string) => void} told.onRename
+   * @param {(id: string) => void} told.onDelete
+   * @param {(id: string | null) => void} told.onExport  null: all
+   * @param {(file: File) => void} told.onImport
+   */
+  constructor(told) {
+    this.told = told;
+    this.element = byId("sidebar");
+    this.list = byId("conversations");
+    byId("new").addEventListener("click", () => this.#and(told.onNew));
+    byId("menu").addEventListener("click", () => this.toggle());
+    byId("veil").addEventListener("click", () => this.toggle(false));
+    byId("export-all").addEventListener("click", () => told.onExport(null));
+    byId("import").addEventListener("click", () => byId("manifest").click());
+    byId("manifest").addEventListener("change", ({ target }) => {
+      for (const file of target.files) told.onImport(file);
+      target.value = "";
+    });
+  }
+
+  /** Shows or hides it: beside the page where there is room, above it on a phone. @param {boolean} [wanted] */
+  toggle(wanted) {
+    const open = wanted ?? document.body.dataset.sidebar !== "open";
+    document.body.dataset.sidebar = open ? "open" : "closed";
+    byId("menu").setAttribute("aria-expanded", String(open));
+  }
+
+  /** Lists conversations. @param {Conversation[]} conversations @param {string} current */
+  show(conversations, current) {
+    this.list.replaceChildren(...conversations.map((conversation) => this.#item(conversation, conversation.id === current)));
+    byId("none-yet").hidden = conversations.length > 0;
+    byId("export-all").disabled = !conversations.length;
+  }
+
+  /** @param {Conversation} conversation @param {boolean} isCurrent */
+  #item({ id, title }, isCurrent) {
+    const name = el("button", { type: "button", className: "name", onclick: () => this.#and(() => this.told.onOpen(id)) }, title);
+    if (isCurrent) name.setAttribute("aria-current", "true");
+    name.addEventListener("dblclick", () => this.#rename(item, id, title));
+    const small = { className: "icon-button small" };
+    const item = el(
+      "li",
+      {},
+      name,
+      iconButton("rename", `Rename ${title}`, () => this.#rename(item, id, title), small),
+      iconButton("save", `Save ${title} as a manifest line`, () => this.told.onExport(id), small),
+      iconButton("delete", `Delete ${title}`, () => this.told.onDelete(id), small),
+    );
+    return item;
+  }
+
+  /** @param {HTMLElement} item @param {string} id @param {string} title */
+  #rename(item, id, title) {
+    const input = el("input", { type: "text", value: title, className: "name", "aria-label": "Name of the conversation", maxLength: 120 });
+    let over = false;
+    const end = (kept) => {
+      if (over) return;
+      over = true;
+      this.told.onRename(id, (kept && input.value.trim()) || title);
+    };
+    input.addEventListener("blur", () => end(true));
+    input.addEventListener("keydown", (event) => {
+      event.stopPropagation();
+      if (event.key === "Enter" || event.key === "Escape") end(event.key === "Enter");
+    });
+    item.replaceChildren(input);
+    input.select();
+  }
+
+  /** Does it, and on a phone makes room for what it does. @param {() => void} act */
+  #and(act) {
+    act();
+    if (matchMedia("(max-width: 800px)").matches) this.toggle(false);
+  }
+}
+
+/** Gives the reader a file. @param {string} name @param {string} text */
+export function download(name, text) {
+  const address = URL.createObjectURL(new Blob([text], { type: "application/jsonl" }));
+  el("a", { href: address, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(address), 10000);
+}
