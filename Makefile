@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export OMP_WAIT_POLICY := PASSIVE
 export GOMP_SPINCOUNT := 0
 
-.PHONY: quickstart test unit recipe ray check setup setup-dev bench clean
+.PHONY: quickstart test unit recipe ray browser check setup setup-dev bench clean
 
 quickstart: setup  ## make the tiny world's corpora, train, measure, answer a spoken question
 	$(BIN)/sonant quickstart
@@ -24,6 +24,10 @@ recipe: setup-dev
 ray: setup-dev  ## install Ray (335 MB) and run the example of docs/building.md on this machine
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[ray]'
 	RAY_USAGE_STATS_ENABLED=0 $(BIN)/pytest -q -m ray --timeout 300
+
+browser: setup-dev  ## drive the page with Debian's Chromium (apt install chromium) and a microphone that is a file
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[browser]'
+	$(BIN)/pytest -q -m browser --timeout 300
 
 check: setup-dev  ## lint, format, types
 	$(BIN)/ruff check .
