@@ -43,6 +43,9 @@ class ServeConfig(Config):
     max_waiting: Annotated[int, Field(ge=0)] = 64
     max_connections: Count = 1024
     max_sessions: Count = 16  # of /v1/realtime
+    session_s: Seconds = 3600.0  # that one lasts at most
+    session_idle_s: Seconds = 600.0  # without a word from its client
+    max_event_bytes: Count = 4 * MIB  # one message of it: a minute of PCM at 24 kHz, in base64
     request_timeout_s: Seconds = 120.0
     drain_s: Annotated[float, Field(ge=0)] = 30.0  # to answer what was accepted, once told to stop
 
@@ -67,7 +70,7 @@ class ServeConfig(Config):
     # What the audio endpoints ask of the model, and how.
     wordings: Wordings = Wordings()
     # Name -> a recording of whoever lends it, for models that speak in the voice they heard last; null: as they come.
-    voices: Annotated[dict[str, str | None], Field(min_length=1)] = {"default": None}
+    voices: dict[str, str | None] = Field(default_factory=lambda: dict[str, str | None](default=None), min_length=1)
     segment_s: Seconds = 30.0  # longer recordings are cut at silences before they are transcribed
 
     @property
