@@ -28,7 +28,20 @@ VERBS = list(verbs(typer.main.get_command(app)))
 
 
 def test_the_verbs_are_those_of_the_readme() -> None:
-    expected = {"quickstart", "world", "data", "synth", "train", "ablate", "evaluate", "report", "ask", "export", "parity"}
+    expected = {
+        "quickstart",
+        "world",
+        "data",
+        "synth",
+        "train",
+        "ablate",
+        "evaluate",
+        "report",
+        "ask",
+        "talk",
+        "export",
+        "parity",
+    }
     assert {path[0] for path in VERBS} == expected
 
 

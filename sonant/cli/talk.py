@@ -1,0 +1,162 @@
+"""`sonant talk`: speak with a trained model, in a page of the browser or, without one, in the terminal."""
+
+import os
+import sys
+import webbrowser
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from sonant.chat.messages import Conversation, Message
+    from sonant.generate.assistant import Assistant
+
+EPILOG = """Examples:
+
+    sonant talk runs/quickstart/model              (opens the page)
+
+    sonant talk runs/quickstart/model --no-open    (prints its address, for a browser of your choice)
+
+    sonant talk runs/quickstart/model --terminal   (microphone and loudspeaker of this machine: pip install sonant[talk])
+"""
+SHORTEST_S = 0.2  # of a recording that was meant
+
+
+def talk(
+    model: Annotated[Path, typer.Argument(help="Folder of a trained model.")],
+    port: Annotated[
+        int, typer.Option(min=0, max=65_535, help="0 takes any free one. The browser keeps conversations by address.")
+    ] = 8000,
+    open_: Annotated[
+        bool | None, typer.Option("--open/--no-open", help="Open a browser. By default: where there is one.")
+    ] = None,
+    terminal: Annotated[bool, typer.Option("--terminal", help="Talk here, without page or server.")] = False,
+    device: Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, ...")] = "cpu",
+) -> None:
+    """Talk to a model: hold a key and speak. It answers in writing and, where it has a voice, aloud."""
+    if terminal or (open_ is None and not _has_browser()):
+        _in_terminal(model, device=device)
+    else:
+        _in_browser(model, port=port, open_page=open_ is not False, device=device)
+
+
+def _in_browser(model: Path, *, port: int, open_page: bool, device: str) -> None:
+    import secrets
+
+    from pydantic import SecretStr
+
+    from sonant.serve.running import load_service, run
+    from sonant.serve.settings import ServeConfig
+
+    # Nobody else on this machine, and no other web page, may ask: the key lives as long as this command.
+    key = secrets.token_urlsafe(24)
+    service = load_service(model, ServeConfig(port=port, key=SecretStr(key)), device=device)
+    run(service, on_ready=lambda url: _show(f"{url}/#key={key}", open_page=open_page))
+
+
+def _show(address: str, *, open_page: bool) -> None:
+    typer.echo(f"Talk to it at  {address}\n(Ctrl-C ends it)")
+    if open_page and not webbrowser.open(address):
+        typer.echo("No browser could be opened: open this address in one.", err=True)
+
+
+def _has_browser() -> bool:
+    """Whether a browser with a window can be opened here, not one that lives in a terminal."""
+    if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        return False
+    try:
+        webbrowser.get()
+    except webbrowser.Error:
+        return False
+    return True
+
+
+def _in_terminal(model: Path, *, device: str) -> None:
+    from dataclasses import replace
+
+    from sonant.audio.device import check_device
+    from sonant.chat.messages import Conversation, assistant
+    from sonant.errors import AudioError, SonantError
+    from sonant.generate.assistant import Assistant
+
+    try:
+        check_device("input")
+    except AudioError as error:
+        raise AudioError(
+            f"there is no browser here to open (--no-open prints the page's address), and {error}"
+        ) from None
+    talker = Assistant.from_folder(model, device=device)
+    typer.echo("Press Enter and speak; Enter again sends it. What you type is sent as it is. Ctrl-D ends.")
+    conversation = Conversation(())
+    while (turn := _turn()) is not None:
+        asked = replace(conversation, messages=(*conversation.messages, turn))
+        try:
+            said = assistant(_answer(talker, asked))
+        except SonantError as error:
+            typer.echo(f"sonant: {error}", err=True)  # and the turn is forgotten
+        else:
+            conversation = replace(asked, messages=(*asked.messages, said))
+
+
+def _turn() -> "Message | None":
+    """The next turn, spoken or typed; None at the end."""
+    from sonant.chat.messages import AudioPart, user
+
+    while True:
+        try:
+            line = input("> ").strip()
+            if line:
+                return user(line)
+            wav = _recorded(lambda: input("  listening ... "))
+        except EOFError:
+            typer.echo()
+            return None
+        if wav is not None:
+            return user(AudioPart(data=wav))
+        typer.echo("  Nothing was heard; press Enter, speak, press Enter.")
+
+
+def _recorded(wait: Callable[[], object]) -> bytes | None:
+    """What the microphone hears while `wait` waits, as WAV; None if that is next to nothing."""
+    import io
+
+    import soundfile
+
+    from sonant.audio.device import recording
+
+    with recording() as heard:
+        wait()
+    samples = heard.samples
+    if len(samples) < SHORTEST_S * heard.sample_rate_hz or not samples.any():
+        return None
+    wav = io.BytesIO()
+    soundfile.write(wav, samples, heard.sample_rate_hz, format="WAV", subtype="PCM_16")
+    return wav.getvalue()
+
+
+def _answer(talker: "Assistant", conversation: "Conversation") -> str:
+    """Writes the answer as it comes and says it as it is made, if there is a voice; returns its text."""
+    from sonant.audio.device import loudspeaker
+    from sonant.generate.reply import SoundChunk, TextPiece
+
+    text = ""
+    if talker.model.speech_head is None:
+        for piece in talker.stream(conversation):
+            text += _shown(piece)
+    else:
+        with loudspeaker(sample_rate_hz=talker.voice.sample_rate_hz) as speaker:
+            for event in talker.stream_speech(conversation):
+                if isinstance(event, TextPiece):
+                    text += _shown(event.text)
+                elif isinstance(event, SoundChunk):
+                    speaker.write(event.samples[:, None])
+    typer.echo()
+    return text
+
+
+def _shown(piece: str) -> str:
+    typer.echo(piece, nl=False)
+    sys.stdout.flush()
+    return piece
