@@ -23,8 +23,9 @@ from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sonant.serve.failures import RETRY_S, RefusedError, error_body, failure
-from sonant.serve.metrics import Measured, Metrics
+from sonant.serve.metrics import Measured
 from sonant.serve.page import is_public
+from sonant.serve.service import Doors, Service
 from sonant.serve.settings import ServeConfig
 
 Check: TypeAlias = Callable[[Scope], RefusedError | None]
@@ -34,20 +35,17 @@ KEY_PROTOCOL = "openai-insecure-api-key."  # how browsers, which cannot set head
 SAFE_HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
 
 
-def guard(app: FastAPI, settings: ServeConfig, *, metrics: Metrics) -> None:
+def guard(app: FastAPI, service: Service) -> None:
     """Puts the guard before the application."""
-    innermost_first: list[tuple[type, dict[str, object]]] = [
-        (RequestBodyLimitMiddleware, {"max_body_size": settings.max_body_bytes}),
-        (Deadline, {"timeout_s": settings.request_timeout_s}),
-        (Room, {"max_requests": settings.max_requests}),
-        (Refuse, {"check": key_check(settings)}),
-        (Refuse, {"check": _origin_fault}),
-        (Refuse, {"check": host_check(settings)}),
-        (SafeHeaders, {}),
-        (Measured, {"metrics": metrics}),
-    ]
-    for middleware, arguments in innermost_first:
-        app.add_middleware(middleware, **arguments)
+    settings = service.settings
+    # The innermost comes first.
+    app.add_middleware(RequestBodyLimitMiddleware, max_body_size=settings.max_body_bytes)
+    app.add_middleware(Deadline, timeout_s=settings.request_timeout_s)
+    app.add_middleware(Room, doors=service.doors, max_requests=settings.max_requests)
+    for check in (key_check(settings), _origin_fault, host_check(settings)):
+        app.add_middleware(Refuse, check=check)
+    app.add_middleware(SafeHeaders)
+    app.add_middleware(Measured, metrics=service.metrics)
 
 
 def is_open(path: str) -> bool:
@@ -119,23 +117,32 @@ def _origin_fault(scope: Scope) -> RefusedError | None:
 
 
 class Room:
-    """Takes so many HTTP requests at a time; more are told to come again, before their bodies fill memory."""
+    """Takes so many HTTP requests at a time; more are told to come again, before their bodies fill memory.
 
-    def __init__(self, app: ASGIApp, *, max_requests: int) -> None:
-        self.app, self.max_requests, self.under_way = app, max_requests, 0
+    WebSockets count their own sessions; once the doors close, nobody comes in.
+    """
+
+    def __init__(self, app: ASGIApp, *, doors: Doors, max_requests: int) -> None:
+        self.app, self.doors, self.max_requests = app, doors, max_requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or is_open(scope["path"]) or scope["path"] == "/metrics":
+        if scope["type"] == "lifespan" or is_open(scope["path"]) or scope["path"] == "/metrics":
             await self.app(scope, receive, send)
-        elif self.under_way >= self.max_requests:
-            message = f"{self.under_way} requests are under way, the most this server takes; ask again"
+        elif self.doors.closing:
+            message = "this server is about to stop; ask again in a while"
+            fault = RefusedError(message, status=503, code="closing", retry_after_s=RETRY_S)
+            await failure(fault)(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await self.app(scope, receive, send)
+        elif self.doors.under_way >= self.max_requests:
+            message = f"{self.doors.under_way} requests are under way, the most this server takes; ask again"
             await failure(RefusedError(message, status=429, code="busy", retry_after_s=RETRY_S))(scope, receive, send)
         else:
-            self.under_way += 1
+            self.doors.under_way += 1
             try:
                 await self.app(scope, receive, send)
             finally:
-                self.under_way -= 1
+                self.doors.under_way -= 1
 
 
 class Deadline:

@@ -1,22 +1,20 @@
 """Is it alive, and what does it do: /health for load balancers, /metrics for Prometheus."""
 
-from typing import TYPE_CHECKING
-
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-if TYPE_CHECKING:
-    from sonant.serve.app import Service
+from sonant.serve.service import Service
 
 
-def routes(service: "Service") -> APIRouter:
+def routes(service: Service) -> APIRouter:
     """Returns the two routes."""
     router = APIRouter(tags=["operation"])
 
     @router.get("/health")
-    async def health() -> dict[str, str]:
-        """Says that the server runs; needs no key."""
-        return {"status": "ok"}
+    async def health(response: Response) -> dict[str, str]:
+        """Says that the server runs; needs no key. 503 once it is about to stop: send it nothing more."""
+        response.status_code = 503 if service.doors.closing else 200
+        return {"status": "closing" if service.doors.closing else "ok"}
 
     @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def metrics() -> Response:

@@ -2,14 +2,12 @@
 
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-if TYPE_CHECKING:
-    from sonant.serve.answering import AnswererStats
+from sonant.serve.answering import AnswererStats
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 
@@ -38,7 +36,7 @@ class Metrics:
         self.heard = Counter("sonant_heard_seconds", "Seconds of audio decoded.", registry=self.registry)
         ProcessCollector(registry=self.registry)
 
-    def watch(self, stats: "Callable[[], AnswererStats]") -> None:
+    def watch(self, stats: Callable[[], AnswererStats]) -> None:
         """Also shows what an answerer does; its numbers are asked for when the metrics are."""
         self.registry.register(_AnswererCollector(stats))
 
@@ -50,7 +48,7 @@ class Metrics:
 class _AnswererCollector:
     """The numbers of an answerer: what goes up and down is a gauge, the rest counts."""
 
-    def __init__(self, stats: "Callable[[], AnswererStats]") -> None:
+    def __init__(self, stats: Callable[[], AnswererStats]) -> None:
         self._stats = stats
 
     def collect(self) -> Iterator[Metric]:

@@ -1,15 +1,13 @@
 """GET /v1/models: the one model that is served, and whether it speaks."""
 
 import time
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from fastapi import APIRouter
 
 from sonant.config import Config
 from sonant.serve.failures import RefusedError
-
-if TYPE_CHECKING:
-    from sonant.serve.app import Service
+from sonant.serve.service import Service
 
 
 class Model(Config):
@@ -30,7 +28,7 @@ class Models(Config):
     data: tuple[Model, ...]
 
 
-def check_model(service: "Service", asked: str) -> None:
+def check_model(service: Service, asked: str) -> None:
     """Raises: RefusedError (404) if another model is asked for than is served."""
     if asked != service.model_name:
         raise RefusedError(
@@ -41,14 +39,14 @@ def check_model(service: "Service", asked: str) -> None:
         )
 
 
-def routes(service: "Service") -> APIRouter:
+def routes(service: Service) -> APIRouter:
     """Returns the routes that list the model."""
     router = APIRouter(prefix="/v1", tags=["models"])
     model = Model(
         id=service.model_name,
         created=int(time.time()),
         modalities=("text", "audio") if service.has_voice else ("text",),
-        voices=tuple(service.settings.voices) if service.has_voice else (),
+        voices=tuple(service.voices) if service.has_voice else (),
     )
 
     @router.get("/models")

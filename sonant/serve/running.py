@@ -1,19 +1,40 @@
 """Running a server: a folder becomes a service, uvicorn serves it, SIGTERM and SIGINT end it in good order."""
 
+import asyncio
+import json
 import os
+import signal
+import socket
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
+import uvicorn
+
+from sonant.audio.io import info
+from sonant.chat.messages import AudioPart
+from sonant.config import validate
+from sonant.errors import ConfigError
 from sonant.generate.assistant import Assistant
 from sonant.serve.answering import Answerer
-from sonant.serve.app import Service, create_app
-from sonant.serve.settings import ServeConfig
+from sonant.serve.app import create_app
+from sonant.serve.media_urls import MediaHost
+from sonant.serve.service import Service
+from sonant.serve.settings import ServeConfig, Wordings
 from sonant.serve.untrusted_audio import AudioDecoder
 
 
 def load_service(folder: str | os.PathLike[str], settings: ServeConfig, *, device: str = "cpu") -> Service:
-    """Returns the service of the model in `folder`, not yet started. Raises: CheckpointError, ModelError."""
+    """Returns the service of the model in `folder`, not yet started.
+
+    Raises: CheckpointError or ModelError if there is no model; ConfigError or AudioError if settings do not fit.
+    """
+    for host in settings.media_hosts:
+        MediaHost.parse(host)
+    voices = {name: None if path is None else _recording(path) for name, path in settings.voices.items()}
     assistant = Assistant.from_folder(folder, device=device)
+    head = assistant.model.speech_head
     return Service(
         answerer=Answerer(assistant, max_rows=settings.max_rows, max_waiting=settings.max_waiting),
         decoder=AudioDecoder(
@@ -23,12 +44,108 @@ def load_service(folder: str | os.PathLike[str], settings: ServeConfig, *, devic
         ),
         settings=settings,
         model_name=settings.model_name or Path(folder).resolve().name,
-        has_voice=assistant.model.speech_head is not None,
+        has_voice=head is not None,
+        voices=voices,
+        spoken_after=None if head is None else head.config.spoken_after,
     )
+
+
+def trained_wordings(folder: str | os.PathLike[str]) -> Wordings:
+    """Returns the wordings in a model's provenance.json, the default ones if it has none. Raises: ConfigError."""
+    path = Path(folder) / "provenance.json"
+    try:
+        values: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return Wordings()
+    wordings = values.get("wordings", {}) if isinstance(values, dict) else {}
+    return validate(Wordings, wordings, where=f"{path}: wordings")
 
 
 def run(service: Service, *, on_ready: Callable[[str], None] = lambda url: None) -> None:
     """Serves until SIGTERM or SIGINT, then answers what was accepted, for `drain_s` seconds at most.
 
     on_ready: is told the URL once the server listens.
+
+    Raises: ConfigError if the address cannot be listened on.
     """
+    settings = service.settings
+    listening = _bound(settings)
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    url = f"http://{host}:{listening.getsockname()[1]}"
+    server = _Server(
+        uvicorn.Config(
+            create_app(service),
+            log_level="warning",
+            access_log=False,
+            limit_concurrency=settings.max_connections,
+            timeout_graceful_shutdown=1,  # everybody is out by then
+            h11_max_incomplete_event_size=64 * 1024,
+            ws="websockets-sansio",
+            ws_max_size=settings.max_event_bytes + 64 * 1024,
+            server_header=False,
+            lifespan="on",
+        ),
+        service,
+        on_ready=lambda: on_ready(url),
+    )
+    # uvicorn raises a signal again once it has stopped: answered, it must not kill the process.
+    ended_by = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        server.run(sockets=[listening])
+    finally:
+        for number, handler in ended_by.items():
+            signal.signal(number, handler)
+
+
+class _Server(uvicorn.Server):
+    """A server that tells when it listens, and answers what it accepted before it stops listening.
+
+    uvicorn's own way closes the port and every WebSocket first: who comes then is refused without a word.
+    """
+
+    def __init__(self, config: uvicorn.Config, service: Service, *, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._service, self._on_ready = service, on_ready
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._loop = asyncio.get_running_loop()
+            self._on_ready()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._loop is None or self._service.doors.closing:  # not yet listening, or told twice: at once
+            super().handle_exit(sig, frame)
+        else:
+            self._loop.call_soon_threadsafe(self._begin_to_stop)
+
+    def _begin_to_stop(self) -> None:
+        self._stopping = asyncio.create_task(self._stop())
+
+    async def _stop(self) -> None:
+        await self._service.drain()
+        self.should_exit = True
+
+
+def _bound(settings: ServeConfig) -> socket.socket:
+    """A socket that is bound to the address; connections wait in it until the server listens."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listening = socket.socket(family, kind, protocol)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+    except OSError as error:
+        raise ConfigError(
+            f"{settings.host}:{settings.port}: cannot be listened on ({error.strerror}); choose another port "
+            "(0: any that is free), or end what listens there"
+        ) from None
+    return listening
+
+
+def _recording(path: str) -> AudioPart:
+    """A recording of whoever lends a voice, read once. Raises: AudioError."""
+    info(path)
+    return AudioPart(data=Path(path).read_bytes())
