@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from sonant import __version__
-from sonant.cli import ablate, ask, data, evaluate, export, parity, quickstart, report, synth, talk, train, world
+from sonant.cli import ablate, ask, data, evaluate, export, parity, quickstart, report, serve, synth, talk, train, world
 from sonant.errors import SonantError
 
 app = typer.Typer(
@@ -31,6 +31,7 @@ app.command(epilog=ablate.EPILOG)(ablate.ablate)
 app.command(epilog=evaluate.EPILOG)(evaluate.evaluate)
 app.command(epilog=report.EPILOG)(report.report)
 app.command(epilog=ask.EPILOG)(ask.ask)
+app.command(epilog=serve.EPILOG)(serve.serve)
 app.command(epilog=talk.EPILOG)(talk.talk)
 app.command(epilog=export.EPILOG)(export.export)
 app.command(epilog=parity.EPILOG)(parity.parity)

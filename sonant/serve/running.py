@@ -1,27 +1,24 @@
 """Running a server: a folder becomes a service, uvicorn serves it, SIGTERM and SIGINT end it in good order."""
 
 import asyncio
-import json
 import os
 import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import uvicorn
 
 from sonant.audio.io import info
 from sonant.chat.messages import AudioPart
-from sonant.config import validate
 from sonant.errors import ConfigError
 from sonant.generate.assistant import Assistant
 from sonant.serve.answering import Answerer
 from sonant.serve.app import create_app
 from sonant.serve.media_urls import MediaHost
 from sonant.serve.service import Service
-from sonant.serve.settings import ServeConfig, Wordings
+from sonant.serve.settings import ServeConfig
 from sonant.serve.untrusted_audio import AudioDecoder
 
 
@@ -30,6 +27,7 @@ def load_service(folder: str | os.PathLike[str], settings: ServeConfig, *, devic
 
     Raises: CheckpointError or ModelError if there is no model; ConfigError or AudioError if settings do not fit.
     """
+    settings.check_lock()
     for host in settings.media_hosts:
         MediaHost.parse(host)
     voices = {name: None if path is None else _recording(path) for name, path in settings.voices.items()}
@@ -48,17 +46,6 @@ def load_service(folder: str | os.PathLike[str], settings: ServeConfig, *, devic
         voices=voices,
         spoken_after=None if head is None else head.config.spoken_after,
     )
-
-
-def trained_wordings(folder: str | os.PathLike[str]) -> Wordings:
-    """Returns the wordings in a model's provenance.json, the default ones if it has none. Raises: ConfigError."""
-    path = Path(folder) / "provenance.json"
-    try:
-        values: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return Wordings()
-    wordings = values.get("wordings", {}) if isinstance(values, dict) else {}
-    return validate(Wordings, wordings, where=f"{path}: wordings")
 
 
 def run(service: Service, *, on_ready: Callable[[str], None] = lambda url: None) -> None:

@@ -1,11 +1,15 @@
 """What `sonant serve` may be told, with defaults that suit one machine and one model."""
 
 import ipaddress
-from typing import Annotated, Self
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr
 
-from sonant.config import Config
+from sonant.config import Config, validate
+from sonant.errors import ConfigError
 
 MIB = 1024 * 1024
 
@@ -86,13 +90,23 @@ class ServeConfig(Config):
         except ValueError:
             return self.host == "localhost"
 
-    @model_validator(mode="after")
-    def _is_locked(self) -> Self:
+    def check_lock(self) -> None:
+        """Raises: ConfigError if the key is empty, or other machines may ask and none is set."""
         if self.key is not None and not self.key.get_secret_value():
-            raise ValueError("the key is empty; give one, or none at all")
+            raise ConfigError("the key is empty; write one into its file, or set none at all")
         if not (self.is_loopback or self.key or self.allow_open):
-            raise ValueError(
-                f"host {self.host} can be reached by other machines and no key is set; set a key, listen on 127.0.0.1, "
-                "or say allow_open=true"
+            raise ConfigError(
+                f"host {self.host} can be reached by other machines, and no key is set; set one (--key-file, or "
+                "SONANT_KEY in the environment), listen on 127.0.0.1, or say allow_open=true"
             )
-        return self
+
+
+def trained_wordings(folder: str | os.PathLike[str]) -> Wordings:
+    """Returns the wordings in a model's provenance.json, the default ones if it has none. Raises: ConfigError."""
+    path = Path(folder) / "provenance.json"
+    try:
+        values: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return Wordings()
+    wordings = values.get("wordings", {}) if isinstance(values, dict) else {}
+    return validate(Wordings, wordings, where=f"{path}: wordings")
