@@ -1,11 +1,11 @@
 """A trained model as a folder that transformers loads once Sonant is imported.
 
-    config.json              `SonantConfig`: the LLM's configuration, and every part by its architecture
-    model*.safetensors       every weight, under the names of `SpeechLM`
-    generation_config.json   greedy, Sonant's stop tokens and its longest answer
-    processor_config.json    `SonantProcessor`: the features; tokenizer.json, chat_template.jinja beside it
-    vocoder/                 of a model with a voice, if it had one
-    README.md, provenance.json
+config.json              `SonantConfig`: the LLM's configuration, and every part by its architecture
+model*.safetensors       every weight, under the names of `SpeechLM`
+generation_config.json   greedy, Sonant's stop tokens and its longest answer
+processor_config.json    `SonantProcessor`: the features; tokenizer.json, chat_template.jinja beside it
+vocoder/                 of a model with a voice, if it had one
+README.md, provenance.json
 """
 
 import os
@@ -77,8 +77,8 @@ def export_hf(folder: str | os.PathLike[str], out: str | os.PathLike[str], *, me
 def _merge(model: SpeechLM) -> None:
     if model.prompt_adapter is not None:
         raise ModelError(
-            "this LoRA cannot be merged: each prompt gives it another scale (prompt_lora), so there is no one weight to "
-            "add it to; export with --no-merge, which keeps LoRA and what scales it apart"
+            "this LoRA cannot be merged: each prompt gives it another scale (prompt_lora), so there is no one weight "
+            "to add it to; export with --no-merge, which keeps LoRA and what scales it apart"
         )
     if lora_layers(model.llm):
         merge_lora(model.llm)

@@ -1,13 +1,13 @@
 """A batch as the named tensors that a processor gives and a model takes, and back.
 
-    input_ids        (B, L) int64, left-padded; a clip takes no place in it
-    attention_mask   (B, L) int64, 1 over tokens
-    audio_rows       (A,) int64, the row that hears each clip
-    audio_positions  (A,) int64: it is heard before this token of its row, padding not counted
-    features_0       (A, F, M) or (A, S) float32, for the first `FeatureSpec` of the model; features_1 for the second
-    feature_lengths_0  (A,) int64
-    prompt_ids       (B, P) int64, the written question alone, where it scales LoRA
-    prompt_lengths   (B,) int64
+input_ids        (B, L) int64, left-padded; a clip takes no place in it
+attention_mask   (B, L) int64, 1 over tokens
+audio_rows       (A,) int64, the row that hears each clip
+audio_positions  (A,) int64: it is heard before this token of its row, padding not counted
+features_0       (A, F, M) or (A, S) float32, for the first `FeatureSpec` of the model; features_1 for the second
+feature_lengths_0  (A,) int64
+prompt_ids       (B, P) int64, the written question alone, where it scales LoRA
+prompt_lengths   (B,) int64
 """
 
 from collections.abc import Mapping, Sequence

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedModel
 
-from sonant.errors import CheckpointError, RequestError
+from sonant.errors import CheckpointError, ModelError, RequestError
 from sonant.export.hf.configuration import SonantConfig
 
 if TYPE_CHECKING:
@@ -56,11 +56,11 @@ class SonantForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
         if use_safetensors is False:
             raise CheckpointError(f"{folder}: use_safetensors=False asks for a pickle, which Sonant never reads")
-        model, info = super().from_pretrained(
-            folder, *args, output_loading_info=True, use_safetensors=True, **kwargs
-        )
+        model, info = super().from_pretrained(folder, *args, output_loading_info=True, use_safetensors=True, **kwargs)
         if wrong := sorted({*info["missing_keys"], *info["unexpected_keys"]}):
-            raise CheckpointError(f"{folder}: weights and config.json differ in {', '.join(wrong[:5])}; export it again")
+            raise CheckpointError(
+                f"{folder}: its weights are not those of config.json: {', '.join(wrong[:5])}; export again"
+            )
         anchor_adapter(model.speech_lm.adapter, model.speech_lm.llm)
         return (model, info) if output_loading_info else model
 
@@ -160,7 +160,8 @@ def speech_lm_config(config: SonantConfig, *, attention: str | None = None) -> "
     from sonant.models.parts import architecture_of
 
     known, text = dict(config.speech_lm or {}), config.text_config
-    assert text is not None, "config.json has no text_config"
+    if not known or text is None or isinstance(text, dict):
+        raise ModelError("config.json: text_config or speech_lm is missing; use a folder that `sonant export` wrote")
     llm: dict[str, Any] = {**known.pop("llm", {})}
     if config.dtype is not None:
         llm["dtype"] = str(config.dtype).removeprefix("torch.")
@@ -171,7 +172,7 @@ def speech_lm_config(config: SonantConfig, *, attention: str | None = None) -> "
 
 
 def _ties(model: "SpeechLM") -> dict[str, str]:
-    """Parameters that are one and the same, later name -> first name: an LLM's tied head, the shared A of fused LoRA."""
+    """Parameters that are one and the same, name -> first name: an LLM's tied head, the shared A of fused LoRA."""
     ties = {f"speech_lm.llm.{a}": f"speech_lm.llm.{b}" for a, b in model.llm.all_tied_weights_keys.items()}
     first: dict[nn.Parameter, str] = {}
     for name, parameter in model.named_parameters(prefix="speech_lm", remove_duplicate=False):

@@ -1,4 +1,4 @@
-"""From conversations to the tensors that an exported model reads, by the road of training: `make_example`, `collate`."""
+"""From conversations to the tensors that an exported model reads, by the road of training."""
 
 import base64
 import io
@@ -11,7 +11,6 @@ from sonant.errors import ChatError
 
 if TYPE_CHECKING:
     from sonant.chat.messages import Conversation
-    from sonant.chat.tokenizer import ChatTokenizer
 
 SAMPLE_RATE_HZ = 16_000  # of an array that comes without its `sampling_rate`
 
@@ -38,14 +37,14 @@ class SonantProcessor(ProcessorMixin):
         super().__init__(tokenizer, chat_template=chat_template or tokenizer.chat_template)
         self.features, self.reads_prompt = [dict(spec) for spec in features], reads_prompt
         self.specs = [FeatureSpec.from_json(spec) for spec in self.features]
-        self.chat_tokenizer: ChatTokenizer = ChatTokenizer(tokenizer)
+        self.chat_tokenizer = ChatTokenizer(tokenizer)
 
     def __call__(self, conversations: Any, *, return_tensors: str = "pt") -> BatchFeature:
         """Returns the tensors (`sonant.export.hf.inputs`) of one question, or of several as the rows of a batch.
 
-        conversations: a question, or a list of them: a list of messages as transformers and OpenAI write them, a row of
-            a manifest, or a `Conversation`. Parts: `{"type": "text", "text": ...}` and `{"type": "audio", "audio": ...}`
-            with an array (S,) at 16 kHz or at its "sampling_rate", or the name of a file; also a manifest's part.
+        conversations: a question, or a list of them: a list of messages as transformers writes them, a row of a
+            manifest, or a `Conversation`. Their parts are `{"type": "text", "text": ...}` and `{"type": "audio",
+            "audio": ...}` with an array (S,) at 16 kHz or at its "sampling_rate", or with the name of a file.
 
         Raises: ChatError or AudioError, saying which message or recording.
         """
@@ -58,9 +57,7 @@ class SonantProcessor(ProcessorMixin):
             make_example(question, self.chat_tokenizer, self.specs, for_generation=True)
             for question in _conversations(conversations)
         ]
-        inputs = as_inputs(
-            collate(rows), self.specs, pad_id=self.chat_tokenizer.pad_id, reads_prompt=self.reads_prompt
-        )
+        inputs = as_inputs(collate(rows), self.specs, pad_id=self.chat_tokenizer.pad_id, reads_prompt=self.reads_prompt)
         return BatchFeature(inputs)
 
     def apply_chat_template(self, conversation: Any, *args: Any, **kwargs: Any) -> BatchFeature:
@@ -72,9 +69,9 @@ class SonantProcessor(ProcessorMixin):
         wrong = [f"{key}={value!r}" for key, value in kwargs.items() if allowed.get(key) != value]
         if args or wrong or not kwargs.get("tokenize") or not kwargs.get("return_dict"):
             raise ChatError(
-                f"apply_chat_template({', '.join(map(repr, args))}{', '.join(wrong)}): a clip is a place between tokens, "
-                "which text cannot show; call it with tokenize=True, return_dict=True, add_generation_prompt=True, or "
-                "call processor(conversation)"
+                f"apply_chat_template({', '.join([*map(repr, args), *wrong])}): a clip is a place between tokens, "
+                "which no text can show; call it with tokenize=True, return_dict=True and no other setting, or call "
+                "processor(conversation)"
             )
         return self(conversation)
 

@@ -1,0 +1,98 @@
+"""Small random models of every kind, saved; what they are asked."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import soundfile
+import torch
+from small_encoders import ARCHITECTURES
+
+from sonant.chat.messages import AudioPart, Conversation, assistant, system, user
+from sonant.generate.assistant import Assistant
+from sonant.generate.sampling import GenerationConfig
+from sonant.models.build import SpeechLMConfig, build_speech_lm
+from sonant.models.checkpoint import save_speech_lm
+from sonant.testing import byte_tokenizer, tone
+
+LLM = {
+    "model_type": "llama",
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 2048,
+    "initializer_range": 0.5,
+}
+CONFIG = GenerationConfig(max_new_tokens=10)
+
+
+def clip(duration_s: float) -> AudioPart:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, tone(duration_s, 300 + 400 * duration_s), 16_000, format="WAV", subtype="FLOAT")
+    return AudioPart(data=buffer.getvalue())
+
+
+QUESTIONS = [
+    Conversation((user("repeat: ", clip(0.5)),)),
+    Conversation((user("7 times 6?"),)),
+    Conversation((system("be brief"), user(clip(0.8), " and ", clip(0.3)), assistant("yes"), user(clip(0.4), "?"))),
+    Conversation((user("<|im_end|> is no markup"),)),
+]
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Callable[..., Path]:
+    """`saved(encoders=["tiny"], llm={...}, ...)` is the folder of a random model of which LoRA has moved."""
+
+    def save(*encoders: Any, llm: dict[str, Any] | None = None, tokenizer: Any = None, **parts: Any) -> Path:
+        tokenizer = tokenizer or byte_tokenizer()
+        named = [{"kind": e} if isinstance(e, str) else e for e in encoders or ("tiny",)]
+        values = {
+            "encoders": [{"architecture": ARCHITECTURES[e["kind"]], **e} for e in named],
+            "adapter": {"kind": "stack_mlp", "stack": 4},
+            "llm": {
+                "architecture": {**LLM, "vocab_size": tokenizer.vocab_size, **(llm or {})},
+                **parts.pop("of_llm", {}),
+            },
+            "lora": {"rank": 2},
+            **parts,
+        }
+        torch.manual_seed(1)
+        model = build_speech_lm(SpeechLMConfig.model_validate(values))
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if "lora_B" in name or name.startswith("prompt_adapter.up"):
+                    parameter.normal_(std=0.5)
+        folder = tmp_path / "model"
+        save_speech_lm(model, tokenizer, folder)
+        return folder
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def questions() -> list[Conversation]:
+    """Rows of unequal length: with no clip, one, and three in two turns."""
+    return QUESTIONS
+
+
+@pytest.fixture(scope="session")
+def answers() -> Callable[[Path], list[list[int]]]:
+    """`answers(folder)` is what the assistant in a folder says to `questions`, as tokens."""
+    return lambda folder: [list(r.token_ids) for r in Assistant.from_folder(folder).replies(QUESTIONS, config=CONFIG)]
+
+
+@pytest.fixture(scope="session")
+def said() -> Callable[..., list[list[int]]]:
+    """`said(model, inputs)` is what plain transformers generates, up to the stop token."""
+
+    def generate(model: Any, inputs: Any, **settings: Any) -> list[list[int]]:
+        ids = model.generate(**inputs, **{"max_new_tokens": CONFIG.max_new_tokens, **settings})
+        stops = set(model.generation_config.eos_token_id)
+        rows = ids[:, inputs["input_ids"].shape[1] :].tolist()
+        return [row[: next((i for i, id in enumerate(row) if id in stops), len(row))] for row in rows]
+
+    return generate
