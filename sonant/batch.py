@@ -237,7 +237,7 @@ def _hear(
     The file is read once, at the highest rate any encoder asks for, so that all of them hear the same changed sound.
     """
     rate_hz = max(spec.sample_rate_hz for spec in specs)
-    samples = io.load(part.source, sample_rate_hz=rate_hz, offset_s=part.offset_s, duration_s=part.duration_s)
+    samples = part.load(sample_rate_hz=rate_hz)
     if augmenter is not None and rng is not None:
         samples = augmenter.samples(samples, sample_rate_hz=rate_hz, rng=rng)
     features = {}

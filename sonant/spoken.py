@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from sonant.audio import io
 from sonant.audio.mel import MelSpec, log_mel
 from sonant.chat.messages import AudioPart, Conversation
 from sonant.chat.render import Rendered
@@ -146,9 +145,7 @@ def spoken_mels(part: AudioPart, voice: MelSpec) -> Tensor:
 
 
 def _load(part: AudioPart, voice: MelSpec) -> Tensor:
-    samples = io.load(
-        part.source, sample_rate_hz=voice.sample_rate_hz, offset_s=part.offset_s, duration_s=part.duration_s
-    )
+    samples = part.load(sample_rate_hz=voice.sample_rate_hz)
     return torch.from_numpy(samples)
 
 

@@ -21,6 +21,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias, cast, get_args
 
+import numpy as np
+from numpy.typing import NDArray
+
+from sonant.audio import io
 from sonant.errors import ChatError
 
 Role = Literal["system", "user", "assistant"]
@@ -82,6 +86,10 @@ class AudioPart:
     def key(self) -> tuple[str, float, float | None]:
         """What makes two parts the same sound: (path or digest, offset in seconds, duration in seconds)."""
         return self.name, self.offset_s, self.duration_s
+
+    def load(self, *, sample_rate_hz: int) -> NDArray[np.float32]:
+        """Returns the stretch as mono samples (S,) at a rate. Raises: AudioError as `sonant.audio.io.load`."""
+        return io.load(self.source, sample_rate_hz=sample_rate_hz, offset_s=self.offset_s, duration_s=self.duration_s)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the part as JSON values; bytes become base64, and what is at its default is left out."""

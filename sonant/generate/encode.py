@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from sonant.audio.features import extract
-from sonant.audio.io import load
 from sonant.chat.messages import AudioPart
 from sonant.errors import AudioError
 from sonant.models.encoders.base import SpeechEncoder
@@ -25,7 +24,7 @@ def clip_encoder(encoder: SpeechEncoder, *, device: str = "cpu") -> Callable[[Se
 
     def features(part: AudioPart) -> Tensor:
         rate_hz = spec.sample_rate_hz
-        samples = load(part.source, sample_rate_hz=rate_hz, offset_s=part.offset_s, duration_s=part.duration_s)
+        samples = part.load(sample_rate_hz=rate_hz)
         try:
             return extract(torch.from_numpy(samples), spec)
         except AudioError as error:

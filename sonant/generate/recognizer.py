@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from sonant.audio.features import extract
-from sonant.audio.io import info, load
+from sonant.audio.io import info
 from sonant.chat.messages import AudioPart
 from sonant.chat.tokenizer import ChatTokenizer
 from sonant.errors import ModelError
@@ -79,10 +79,7 @@ def by_length(
     texts = [""] * len(clips)
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
-        recordings = [
-            load(c.source, sample_rate_hz=sample_rate_hz, offset_s=c.offset_s, duration_s=c.duration_s)
-            for c in (clips[i] for i in chosen)
-        ]
+        recordings = [c.load(sample_rate_hz=sample_rate_hz) for c in (clips[i] for i in chosen)]
         for index, text in zip(chosen, transcribe(recordings), strict=True):
             texts[index] = text
         progress(len(chosen))

@@ -7,7 +7,6 @@ import torch
 from numpy.typing import NDArray
 
 from sonant.audio.features import extract
-from sonant.audio.io import load
 from sonant.chat.messages import AudioPart
 from sonant.errors import ModelError
 from sonant.models.encoders.base import EncoderConfig, SpeechEncoder, valid_mask
@@ -41,9 +40,7 @@ class SpeakerVectors:
         vectors = np.full((len(clips), self.encoder.dim), np.nan)
         spec = self.encoder.feature_spec
         for index, clip in enumerate(clips):
-            samples = load(
-                clip.source, sample_rate_hz=spec.sample_rate_hz, offset_s=clip.offset_s, duration_s=clip.duration_s
-            )
+            samples = clip.load(sample_rate_hz=spec.sample_rate_hz)
             if len(samples) >= spec.window_length:
                 features = extract(torch.from_numpy(samples), spec)[None]
                 lengths = torch.tensor([features.shape[1]])

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from sonant.audio.features import extract
-from sonant.audio.io import load
 from sonant.chat.messages import AudioPart, Conversation, Message
 from sonant.chat.spelling import MARKS, spell
 from sonant.chat.tokenizer import ChatTokenizer
@@ -61,10 +60,7 @@ class WordMarker:
         Raises: AudioError if a clip cannot be read.
         """
         spec = self.encoder.feature_spec
-        recordings = (
-            load(c.source, sample_rate_hz=spec.sample_rate_hz, offset_s=c.offset_s, duration_s=c.duration_s)
-            for c in clips
-        )
+        recordings = (c.load(sample_rate_hz=spec.sample_rate_hz) for c in clips)
         features = [extract(torch.from_numpy(samples), spec) for samples in recordings]
         lengths = torch.tensor([len(each) for each in features])
         logits = self._logits(torch.nn.utils.rnn.pad_sequence(features, batch_first=True), lengths)

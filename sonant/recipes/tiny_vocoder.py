@@ -13,7 +13,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from sonant.audio.io import load
 from sonant.audio.mel import log_mel
 from sonant.batch import Example
 from sonant.chat.messages import Conversation
@@ -114,7 +113,7 @@ def clip_example(row: Conversation, *, sample_rate_hz: int) -> Example:
 def clip_samples(row: Conversation, *, sample_rate_hz: int) -> Tensor:
     """Returns the samples (S,) of the stretch that the row's first recording names. Raises: AudioError."""
     part = row.audio_parts[0]
-    samples = load(part.source, sample_rate_hz=sample_rate_hz, offset_s=part.offset_s, duration_s=part.duration_s)
+    samples = part.load(sample_rate_hz=sample_rate_hz)
     return torch.from_numpy(samples)
 
 

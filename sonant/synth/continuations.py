@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sonant.audio.io import load
 from sonant.chat.messages import AudioPart, Conversation, assistant, user
 from sonant.chat.spelling import MARKS, word_starts
 from sonant.data.prompts import PromptBank, Split, instructed
@@ -119,9 +118,7 @@ class Continuations:
         if not part.transcript:
             raise _Uncut("no transcript")
         try:
-            samples = load(
-                part.source, sample_rate_hz=SAMPLE_RATE_HZ, offset_s=part.offset_s, duration_s=part.duration_s
-            )
+            samples = part.load(sample_rate_hz=SAMPLE_RATE_HZ)
             duration_s = len(samples) / SAMPLE_RATE_HZ
             starts = word_starts(part, part.transcript.split(), duration_s=duration_s)
         except AudioError as error:

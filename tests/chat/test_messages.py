@@ -2,7 +2,9 @@
 
 import json
 
+import numpy as np
 import pytest
+import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -161,3 +163,10 @@ def test_an_assistants_audio_is_spoken_and_everyone_elses_heard():
 def test_the_spoken_text_is_the_end_of_the_text(transcript, said):
     assert assistant("A cat. ", "It purrs ", AudioPart("a.wav", transcript=transcript)).spoken_text == said
     assert not user("A cat. It purrs", AudioPart("a.wav", transcript=transcript)).spoken_text
+
+
+def test_a_part_loads_its_own_stretch(tmp_path):
+    samples = np.arange(1600, dtype=np.float32) / 1600
+    soundfile.write(tmp_path / "a.wav", samples, 16_000, subtype="FLOAT")
+    part = AudioPart(path=str(tmp_path / "a.wav"), offset_s=0.025, duration_s=0.05)
+    assert part.load(sample_rate_hz=16_000).tolist() == samples[400:1200].tolist()

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sonant.audio.io import SEGMENT_SLACK_S, info, load, save
+from sonant.audio.io import SEGMENT_SLACK_S, info, save
 from sonant.chat.messages import AudioPart, Conversation, Part, TextPart
 from sonant.data.manifest import Manifest, line_of, parse, write_lines
 from sonant.data.sources.base import AudioStore, Dropped
@@ -96,7 +96,7 @@ class Clips:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             rate_hz = header.sample_rate_hz
-            samples = load(part.source, sample_rate_hz=rate_hz, offset_s=part.offset_s, duration_s=part.duration_s)
+            samples = part.load(sample_rate_hz=rate_hz)
             save(path, samples, sample_rate_hz=rate_hz)
         return str(path)
 

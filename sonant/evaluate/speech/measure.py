@@ -28,7 +28,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sonant.audio.io import info, load
+from sonant.audio.io import info
 from sonant.chat.messages import AudioPart, Conversation, assistant
 from sonant.data.manifest import relative_path
 from sonant.evaluate.arms import Progress
@@ -344,7 +344,7 @@ def _vectors(vectors: Voices, clips: Sequence[AudioPart | None]) -> NDArray[np.f
 def _frames(clip: AudioPart | None) -> Frames:
     if clip is None:
         return level_log_mels(np.zeros(0, np.float32))
-    samples = load(clip.source, sample_rate_hz=SAMPLE_RATE_HZ, offset_s=clip.offset_s, duration_s=clip.duration_s)
+    samples = clip.load(sample_rate_hz=SAMPLE_RATE_HZ)
     return level_log_mels(samples)
 
 
