@@ -30,7 +30,7 @@ class Heard:
 
 
 def check_device(kind: Literal["input", "output"]) -> None:
-    """Finds out whether there is a microphone (input) or a loudspeaker (output). Raises: AudioError if there is none."""
+    """Returns if there is a microphone (input) or a loudspeaker (output). Raises: AudioError if there is none."""
     with _named_faults():
         _library().query_devices(kind=kind)
 

@@ -19,7 +19,7 @@ EPILOG = """Examples:
 
     sonant talk runs/quickstart/model --no-open    (prints its address, for a browser of your choice)
 
-    sonant talk runs/quickstart/model --terminal   (microphone and loudspeaker of this machine: pip install sonant[talk])
+    sonant talk runs/quickstart/model --terminal   (the microphone of this machine: pip install sonant[talk])
 """
 SHORTEST_S = 0.2  # of a recording that was meant
 
@@ -36,8 +36,15 @@ def talk(
     device: Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, ...")] = "cpu",
 ) -> None:
     """Talk to a model: hold a key and speak. It answers in writing and, where it has a voice, aloud."""
-    if terminal or (open_ is None and not _has_browser()):
+    from sonant.errors import AudioError
+
+    if terminal:
         _in_terminal(model, device=device)
+    elif open_ is None and not _has_browser():
+        try:
+            _in_terminal(model, device=device)
+        except AudioError as error:
+            raise AudioError(f"no browser can be opened here (--no-open prints the page's address); {error}") from None
     else:
         _in_browser(model, port=port, open_page=open_ is not False, device=device)
 
@@ -78,15 +85,10 @@ def _in_terminal(model: Path, *, device: str) -> None:
 
     from sonant.audio.device import check_device
     from sonant.chat.messages import Conversation, assistant
-    from sonant.errors import AudioError, SonantError
+    from sonant.errors import SonantError
     from sonant.generate.assistant import Assistant
 
-    try:
-        check_device("input")
-    except AudioError as error:
-        raise AudioError(
-            f"there is no browser here to open (--no-open prints the page's address), and {error}"
-        ) from None
+    check_device("input")
     talker = Assistant.from_folder(model, device=device)
     typer.echo("Press Enter and speak; Enter again sends it. What you type is sent as it is. Ctrl-D ends.")
     conversation = Conversation(())

@@ -31,7 +31,7 @@ export class Api {
   /**
    * Yields an answer as it comes: text, what of it is said, sound, how it ended, how many tokens it took.
    * @param {import("./types.js").Message[]} messages
-   * @param {{model: string, speak: boolean, maxTokens: number, temperature: number}} options
+   * @param {{model: string, speak: boolean, maxTokens: number | null, temperature: number}} options
    * @param {AbortSignal} signal
    * @returns {AsyncGenerator<{text?: string, said?: string, samples?: Int16Array, finish?: "stop" | "length", tokens?: number}>}
    */
@@ -40,10 +40,10 @@ export class Api {
     const body = {
       model,
       messages: toRequest(messages),
-      max_completion_tokens: maxTokens,
       temperature,
       stream: true,
       stream_options: { include_usage: true },
+      ...(maxTokens ? { max_completion_tokens: maxTokens } : {}),
       ...(speak ? spoken : {}),
     };
     const headers = { "Content-Type": "application/json" };

@@ -12,7 +12,7 @@ const HIDDEN_MS = 100; // without a frame: nobody looks
  * @param {object} question
  * @param {import("./api.js").Api} question.api
  * @param {Message[]} question.messages
- * @param {{model: string, speak: boolean, maxTokens: number, temperature: number}} question.options
+ * @param {{model: string, speak: boolean, maxTokens: number | null, temperature: number}} question.options
  * @param {number} question.since            performance.now() at the end of the question
  * @param {AbortSignal} question.signal
  * @param {Message} answer                   empty as yet

@@ -23,7 +23,7 @@ export class SettingsView {
     const { form } = this;
     byId("why").textContent = why;
     byId("why").hidden = !why;
-    for (const name of ["key", "instructions", "maxTokens", "temperature"]) form[name].value = this.settings[name];
+    for (const name of ["key", "instructions", "maxTokens", "temperature"]) form[name].value = this.settings[name] ?? "";
     form.transcripts.checked = this.settings.transcripts;
     if (!this.dialog.open) this.dialog.showModal();
     form[why ? "key" : "instructions"].focus();
@@ -36,12 +36,15 @@ export class SettingsView {
 
   #read() {
     const { form } = this;
-    const number = (name) => (form[name].validity.valid && form[name].value ? Number(form[name].value) : this.settings[name]);
+    const number = (name, unset) => {
+      if (!form[name].validity.valid) return this.settings[name];
+      return form[name].value ? Number(form[name].value) : unset;
+    };
     this.#set({
       key: form.key.value.trim(),
       instructions: form.instructions.value.trim(),
-      maxTokens: number("maxTokens"),
-      temperature: number("temperature"),
+      maxTokens: number("maxTokens", null),
+      temperature: number("temperature", 0),
       transcripts: form.transcripts.checked,
     });
   }

@@ -3,7 +3,7 @@
 /** @typedef {import("./types.js").Conversation} Conversation @typedef {import("./types.js").Settings} Settings */
 
 /** @type {Settings} */
-const DEFAULTS = { key: "", instructions: "", maxTokens: 256, temperature: 0, speak: true, transcripts: true, theme: "system" };
+const DEFAULTS = { key: "", instructions: "", maxTokens: null, temperature: 0, speak: true, transcripts: true, theme: "system" };
 const SETTINGS = "sonant.settings";
 const KEY = "sonant.key";
 

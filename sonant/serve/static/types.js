@@ -41,7 +41,7 @@
  * @typedef {object} Settings
  * @property {string} key
  * @property {string} instructions     the system message of new conversations
- * @property {number} maxTokens
+ * @property {number | null} maxTokens  of an answer; null: as many as fit
  * @property {number} temperature
  * @property {boolean} speak           ask for spoken answers where the model has a voice
  * @property {boolean} transcripts     let the model write down what it is told
