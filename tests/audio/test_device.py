@@ -1,6 +1,6 @@
 import sys
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ class PortAudioError(Exception):
 class FakeStream:
     """A microphone that hears three blocks into one buffer, and a loudspeaker that keeps what it plays."""
 
-    played: list[Any] = []
+    played: ClassVar[list[Any]] = []
 
     def __init__(self, rate_hz: int, *, channels: int, dtype: str, callback: Any = None) -> None:
         assert (channels, dtype) == (1, "float32")

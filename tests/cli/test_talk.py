@@ -23,7 +23,7 @@ Run = Callable[..., Any]
 
 
 @pytest.fixture
-def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
+def served(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """What would be served and opened; nothing is."""
     seen = SimpleNamespace(opened=[], settings=None)
 
@@ -37,7 +37,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     monkeypatch.setattr(running, "load_service", load_service)
     monkeypatch.setattr(running, "run", run)
     monkeypatch.setattr(webbrowser, "open", lambda address: seen.opened.append(address) or True)
-    yield seen
+    return seen
 
 
 @pytest.fixture
