@@ -24,10 +24,11 @@ from sonant.generate.assistant import Assistant
 from sonant.generate.sampling import GenerationConfig
 from sonant.parity.compare import Answer, Comparison, Token, compare
 from sonant.parity.model_ways import MODEL_WAYS
+from sonant.parity.outside_ways import OUTSIDE_WAYS
 from sonant.parity.ways import NotApplicable, Subject, Way
 
 ROUNDINGS = {torch.float32: 256, torch.bfloat16: 8, torch.float16: 8}
-WAYS = MODEL_WAYS
+WAYS = (*MODEL_WAYS[:-1], *OUTSIDE_WAYS, *MODEL_WAYS[-1:])  # text first, then what is said
 FORMAT, VERSION = "sonant-parity", 1
 Verdict = Literal["equal", "differs", "not applicable"]
 

@@ -16,11 +16,12 @@ from sonant.data.frame_cache import FrameCache, write_frame_cache
 from sonant.errors import ModelError
 from sonant.generate.assistant import Assistant
 from sonant.generate.encode import clip_encoder
+from sonant.generate.engine import RunningBatch, Step
 from sonant.models.checkpoint import load_speech_lm
 from sonant.models.lora import lora_layers, merge_lora
 from sonant.models.speech_lm import SpeechLM
 from sonant.parity.compare import Answer, compare
-from sonant.parity.ways import NotApplicable, Roads, Subject, Way, answers
+from sonant.parity.ways import NotApplicable, Roads, Subject, Way, answers, gathered
 
 
 def batched(subject: Subject) -> Roads:
@@ -29,6 +30,21 @@ def batched(subject: Subject) -> Roads:
         raise NotApplicable("one question is no batch; ask more rows")
     found = answers(subject.assistant, subject.questions, config=subject.config, together=True)
     return Roads(subject.reference, found)
+
+
+def joining(subject: Subject) -> Roads:
+    """Each question joins a running batch one step after the one before it, as a server's do, and leaves at its end."""
+    assistant = subject.assistant
+    running = RunningBatch(assistant.model, stop_ids=assistant.tokenizer.stop_ids)
+    waiting = [collate([assistant.example(question)]).to(assistant.device) for question in subject.questions]
+
+    def steps() -> Iterator[Step]:
+        while waiting or running.rows:
+            if waiting:
+                running.join(waiting.pop(0), [subject.config])
+            yield running.step()
+
+    return Roads(subject.reference, gathered(steps(), num_rows=len(subject.questions)))
 
 
 def one_pass(subject: Subject) -> Roads:
@@ -108,6 +124,7 @@ def spoken(subject: Subject) -> Roads:
 
 MODEL_WAYS = (
     Way("batched", "all questions in one batch = each alone", batched),
+    Way("joining", "rows that join and leave a running batch = each alone", joining),
     Way("one pass", "question and answer read at once = decoded from a cache of keys and values", one_pass),
     Way("as in training", "all rows padded on the right, with their answers = each decoded alone", as_in_training),
     Way("packed", "several rows in one sequence = each alone", packed),

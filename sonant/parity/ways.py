@@ -4,17 +4,18 @@ A way is a name, what it compares, and a function of a `Subject` that goes both 
 nothing but the model, `outside_ways` those through other people's code.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from sonant.batch import collate
 from sonant.chat.messages import Conversation
 from sonant.generate.assistant import Assistant
-from sonant.generate.engine import decode
+from sonant.generate.engine import Step, decode
 from sonant.generate.sampling import GenerationConfig
 from sonant.models.checkpoint import save_speech_lm
 from sonant.parity.compare import Answer
@@ -64,17 +65,23 @@ class Way:
     run: Callable[[Subject], Roads]
 
 
-@torch.no_grad()
 def answers(
     assistant: Assistant, questions: Sequence[Conversation], *, config: GenerationConfig, together: bool
 ) -> list[Answer]:
     """Returns the greedy answers, with the logits behind each token: `together` in one batch, or each alone."""
     if not together:
         return [answers(assistant, [question], config=config, together=True)[0] for question in questions]
-    tokens: list[list[int]] = [[] for _ in questions]
-    logits: list[list[torch.Tensor]] = [[] for _ in questions]
     batch = collate([assistant.example(question) for question in questions]).to(assistant.device)
-    for step in decode(assistant.model, batch, config=config, stop_ids=assistant.tokenizer.stop_ids):
+    return gathered(
+        decode(assistant.model, batch, config=config, stop_ids=assistant.tokenizer.stop_ids), num_rows=len(questions)
+    )
+
+
+def gathered(steps: Iterable[Step], *, num_rows: int) -> list[Answer]:
+    """Returns the answers that decoding gave, step by step, to rows 0 to num_rows - 1."""
+    tokens: list[list[int]] = [[] for _ in range(num_rows)]
+    logits: list[list[Tensor]] = [[] for _ in range(num_rows)]
+    for step in steps:
         for row, token, scores in zip(step.rows, step.token_ids.tolist(), step.logits.float().cpu(), strict=True):
             tokens[row].append(token)
             logits[row].append(scores)

@@ -12,14 +12,15 @@ from torch import Tensor
 
 from sonant.chat.messages import Conversation, user
 from sonant.errors import RequestError
+from sonant.export import hugging_face
+from sonant.generate import engine
 from sonant.generate.assistant import Assistant
 from sonant.models.lora import merge_lora, multiply_lora
 from sonant.models.speech_head.head import SpeechHead
 from sonant.models.speech_lm import SpeechLM
 from sonant.parity import model_ways
-from sonant.parity.certificate import Certificate, Finding, certify, spell
+from sonant.parity.certificate import WAYS, Certificate, Finding, certify, spell
 from sonant.parity.compare import Answer
-from sonant.parity.model_ways import MODEL_WAYS
 from sonant.parity.ways import Roads, Subject, Way
 
 VOICE = {"mel": {"num_mels": 8}, "prenet_dim": 8, "postnet_dim": 8, "max_seconds": 0.3, "body": "own", "dim": 16,
@@ -35,7 +36,7 @@ MODELS: dict[str, dict[str, Any]] = {
 def certified(
     assistant: Assistant, scratch: Path, *names: str, questions: tuple[Conversation, ...] = QUESTIONS
 ) -> Certificate:
-    ways = [way for way in MODEL_WAYS if way.name in names or not names]
+    ways = [way for way in WAYS if way.name in names or not names]
     return certify(assistant, questions, scratch=scratch, name="small", max_new_tokens=5, ways=ways)
 
 
@@ -58,9 +59,11 @@ def test_a_healthy_model_is_certified(parts: dict[str, Any], tmp_path: Path) -> 
     found = certified(small_assistant(**parts), tmp_path)
     assert found.holds
     assert found.num_tokens == 15
-    left = {name for name, verdict in verdicts(found).items() if verdict != "equal"}
-    mergeable = parts.get("lora", True) is not None and "prompt_lora" not in parts
-    assert left == {"packed"} | (set() if mergeable else {"merged"}) | (set() if "speech_head" in parts else {"spoken"})
+    left = {name for name, verdict in verdicts(found).items() if verdict == "not applicable"}
+    expected = {"packed"} | (set() if "speech_head" in parts else {"spoken"})
+    expected |= {"merged", "exported"} if "prompt_lora" in parts else set()
+    expected |= {"merged", "exported apart"} if "lora" in parts else set()
+    assert left == expected
 
 
 def test_what_cannot_be_done_says_why(tmp_path: Path) -> None:
@@ -82,6 +85,20 @@ def test_an_adapter_that_looks_at_padding_is_caught(assistant: Assistant, tmp_pa
     found = certified(assistant, tmp_path, "batched", "as in training", "one pass")
     assert verdicts(found) == {"batched": "differs", "as in training": "differs", "one pass": "equal"}
     assert not found.holds
+
+
+def test_a_joining_row_that_is_read_with_its_padding_is_caught(
+    assistant: Assistant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add = engine._Lines.add
+
+    def careless(self: Any, others: Any) -> None:
+        add(self, others)
+        self.attention_mask = torch.ones_like(self.attention_mask)
+
+    monkeypatch.setattr(engine._Lines, "add", careless)
+    found = certified(assistant, tmp_path, "joining", "batched")
+    assert verdicts(found) == {"joining": "differs", "batched": "equal"}
 
 
 def test_a_cache_that_counts_positions_wrongly_is_caught(
@@ -132,6 +149,18 @@ def test_a_merge_with_a_wrong_scale_is_caught(
 
     monkeypatch.setattr(model_ways, "merge_lora", merge_too_much)
     assert only(certified(assistant, tmp_path, "merged")).verdict == "differs"
+
+
+def test_an_export_whose_merge_differs_is_caught_and_lora_apart_is_not_to_blame(
+    assistant: Assistant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def merge_too_much(llm: Any) -> None:
+        multiply_lora(llm, 1.001)
+        merge_lora(llm)
+
+    monkeypatch.setattr(hugging_face, "merge_lora", merge_too_much)
+    found = certified(assistant, tmp_path, "exported", "exported apart")
+    assert verdicts(found) == {"exported": "differs", "exported apart": "equal"}
 
 
 def test_a_voice_that_draws_by_its_place_in_the_batch_is_caught(
