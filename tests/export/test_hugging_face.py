@@ -1,6 +1,7 @@
 """Exported for transformers: plain `generate` says what the assistant says, whatever the model is made of."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -302,6 +303,18 @@ def test_a_pickle_is_never_read(exported: Path) -> None:
     (exported / "model.safetensors").unlink()
     with pytest.raises(OSError, match="safetensors"):
         AutoModelForCausalLM.from_pretrained(exported)
+
+
+def test_neither_exporting_nor_loading_touches_pickle(saved: Saved, tmp_path: Path) -> None:
+    seen: list[str] = []
+    watching = [True]
+    sys.addaudithook(lambda event, _: seen.append(event) if watching[0] and event == "pickle.find_class" else None)
+    try:
+        export_hf(saved(), tmp_path / "out")
+        loaded(tmp_path / "out")
+    finally:
+        watching[0] = False
+    assert not seen
 
 
 def test_weights_that_are_missing_or_too_many_are_refused(exported: Path) -> None:
