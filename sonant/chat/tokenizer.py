@@ -16,6 +16,7 @@ from sonant.errors import ChatError
 
 # A character that tokenizers with a leading-space habit never join with what follows it.
 ANCHOR = "\n"
+MAX_FRAMES = 256  # kept: whoever asks chooses the roles
 _BYTES = {letter: byte for byte, letter in bytes_to_unicode().items()}  # how byte-level tokenizers spell bytes
 
 
@@ -73,6 +74,8 @@ class ChatTokenizer:
         """Returns what the chat template puts around messages of these roles (see `sonant.chat.template.frame`)."""
         key = roles, add_generation_prompt
         if key not in self._frames:
+            if len(self._frames) >= MAX_FRAMES:
+                self._frames.clear()
             self._frames[key] = frame(self.hf, roles, add_generation_prompt=add_generation_prompt)
         return self._frames[key]
 
