@@ -2,7 +2,7 @@
 
 Runs that are there are measured, and what is missing is said. BENCH_TRAIN=1 makes the worlds (eight voices, and one)
 and trains what is missing, one after the other. Test rows; scores are those of `sonant evaluate --suite tiny_spectron`.
-`best0` and `one_voice0` are what the figures are asked of. The others are compared with `half0`, at half the steps.
+`best0` and `one_voice0` are what the figures are asked of. The others are compared with `short0`, at a quarter of the steps.
 """
 
 import json
@@ -25,16 +25,16 @@ from sonant.generate.assistant import Assistant
 FOLDER = RUNS / "spectron"
 WORLDS: Mapping[str, Sequence[str]] = {"world": (), "one_voice": ("num_voices=1",)}  # and what makes each differ
 # Each run: its world, and what differs from the preset `tiny`.
-HALF = "train.steps=2000"
+SHORT = "train.steps=1000"
 ARMS: Mapping[str, tuple[str, Sequence[str]]] = {
     "best0": ("world", ()),
     "one_voice0": ("one_voice", ()),
-    "half0": ("world", (HALF,)),
-    "faithful0": ("world", ("tiny_faithful", HALF)),
-    "regression0": ("world", (HALF, "model.speech_head.arm=regression", "model.speech_head.around_mean=false")),
-    "no_pointer0": ("world", (HALF, "model.speech_head.pointer=false", "model.speech_head.stop=true")),
-    "no_llm_states0": ("world", (HALF, "model.speech_head.llm_states=none")),
-    "null_text0": ("world", (HALF, "arm=null_text")),
+    "short0": ("world", (SHORT,)),
+    "faithful0": ("world", ("tiny_faithful", SHORT)),
+    "regression0": ("world", (SHORT, "model.speech_head.arm=regression", "model.speech_head.around_mean=false")),
+    "no_pointer0": ("world", (SHORT, "model.speech_head.pointer=false", "model.speech_head.stop=true")),
+    "no_llm_states0": ("world", (SHORT, "model.speech_head.llm_states=none")),
+    "null_text0": ("world", (SHORT, "arm=null_text")),
 }
 SPOKEN = ("spoken_qa", "continuation_bounded", "read_aloud")
 LIMIT = 60  # rows of each set, of runs of which no figure is asked
