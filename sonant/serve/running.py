@@ -59,22 +59,7 @@ def run(service: Service, *, on_ready: Callable[[str], None] = lambda url: None)
     listening = _bound(settings)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     url = f"http://{host}:{listening.getsockname()[1]}"
-    server = _Server(
-        uvicorn.Config(
-            create_app(service),
-            log_level="warning",
-            access_log=False,
-            limit_concurrency=settings.max_connections,
-            timeout_graceful_shutdown=1,  # everybody is out by then
-            h11_max_incomplete_event_size=64 * 1024,
-            ws="websockets-sansio",
-            ws_max_size=settings.max_event_bytes + 64 * 1024,
-            server_header=False,
-            lifespan="on",
-        ),
-        service,
-        on_ready=lambda: on_ready(url),
-    )
+    server = _Server(uvicorn_config(service), service, on_ready=lambda: on_ready(url))
     # uvicorn raises a signal again once it has stopped: answered, it must not kill the process.
     ended_by = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
@@ -82,6 +67,24 @@ def run(service: Service, *, on_ready: Callable[[str], None] = lambda url: None)
     finally:
         for number, handler in ended_by.items():
             signal.signal(number, handler)
+
+
+def uvicorn_config(service: Service) -> uvicorn.Config:
+    """Returns how uvicorn serves: with bounds on what one connection may send before anybody looks at it."""
+    settings = service.settings
+    return uvicorn.Config(
+        create_app(service),
+        log_level="warning",
+        access_log=False,
+        limit_concurrency=settings.max_connections,
+        timeout_graceful_shutdown=1,  # everybody is out by then
+        http="h11",  # httptools, which is taken where it is installed, knows no bound of headers
+        h11_max_incomplete_event_size=64 * 1024,
+        ws="websockets-sansio",
+        ws_max_size=settings.max_event_bytes + 64 * 1024,
+        server_header=False,
+        lifespan="on",
+    )
 
 
 class _Server(uvicorn.Server):

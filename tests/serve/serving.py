@@ -24,8 +24,8 @@ from sonant.models.checkpoint import save_speech_lm
 from sonant.models.parts import resolve_part
 from sonant.serve.answer import Answer
 from sonant.serve.answering import Answerer, AnswererStats
-from sonant.serve.app import create_app
 from sonant.serve.questions import Event, Finished, Question, SoundDelta, TextDelta, TokenScore
+from sonant.serve.running import uvicorn_config
 from sonant.serve.service import Service
 from sonant.serve.settings import ServeConfig
 from sonant.serve.untrusted_audio import AudioDecoder
@@ -128,10 +128,7 @@ def scripted_service(answerer: Scripted | None = None, *, has_voice: bool = Fals
 def serving(service: Service) -> Iterator[str]:
     """Serves over loopback; gives the URL."""
     listening = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(
-        create_app(service), log_level="warning", lifespan="on", ws="websockets-sansio", timeout_graceful_shutdown=1
-    )
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(uvicorn_config(service))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     until = time.monotonic() + 30
