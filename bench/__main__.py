@@ -18,6 +18,9 @@ spectron     spoken answers: word errors by two listeners, movement, stops, voic
 vocoder      Griffin-Lim and the tiny vocoder: word errors, distance, time to the first sound
 speaking     ten thousand sentences spoken and stored
 speaking_aloud  how fast an answer is said: real-time factor, time to first sound
+serving      a server: first token, 32 clients, overload, SIGTERM, beside `transformers serve`
+fuzz         2,400 damaged recordings against a running server
+page         the page in Chromium: end of speech to the first word on the screen
 batch        8 unequal clips together against each alone
 cache        frames of a frozen encoder written, read, and trained from
 """
@@ -40,6 +43,9 @@ NAMES = (
     "doctor",
     "speaking",
     "speaking_aloud",
+    "page",
+    "serving",
+    "fuzz",
     "builders",
     "cache",
     "speechmapper",

@@ -54,12 +54,18 @@ def _in_browser(model: Path, *, port: int, open_page: bool, device: str) -> None
 
     from pydantic import SecretStr
 
-    from sonant.serve.running import load_service, run
-    from sonant.serve.settings import ServeConfig
+    from sonant.errors import RequestError
+    from sonant.serve.settings import ServeConfig, trained_wordings
+
+    try:
+        from sonant.serve.running import load_service, run
+    except ImportError as error:
+        raise RequestError(f"the page needs more packages ({error.name}); pip install 'sonant[serve]'") from None
 
     # Nobody else on this machine, and no other web page, may ask: the key lives as long as this command.
     key = secrets.token_urlsafe(24)
-    service = load_service(model, ServeConfig(port=port, key=SecretStr(key)), device=device)
+    settings = ServeConfig(port=port, key=SecretStr(key), wordings=trained_wordings(model))
+    service = load_service(model, settings, device=device)
     run(service, on_ready=lambda url: _show(f"{url}/#key={key}", open_page=open_page))
 
 

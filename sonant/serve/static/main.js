@@ -18,6 +18,7 @@ import { decodeSound } from "./wav.js";
 
 const RETRY_MS = 3000; // until a server that is away is looked for again
 const TITLE_LENGTH = 48;
+const OPEN = "sonant.open"; // which conversation a reload of this tab comes back to
 const SLID_OFF_PX = 70; // from the button that talks: the clip is thrown away
 
 const settings = loadSettings();
@@ -206,6 +207,7 @@ async function keep(conversation) {
 }
 
 async function list() {
+  sessionStorage.setItem(OPEN, current.id);
   sidebar.show(await store.all(), current.id);
 }
 
@@ -360,7 +362,9 @@ async function begin() {
   store = await Store.open();
   if (!store.lasts) toast("This browser keeps nothing: conversations end with this page.");
   listen();
-  await Promise.all([list(), connect()]);
+  connect();
+  await open(sessionStorage.getItem(OPEN) ?? "");
+  await list();
 }
 
 begin();
