@@ -10,7 +10,7 @@ from fastapi import FastAPI
 
 from sonant import __version__
 from sonant.serve import chat_completions, health, models, page, speech, transcriptions
-from sonant.serve.failures import handle_failures
+from sonant.serve.failures import Failure, handle_failures
 from sonant.serve.guard import guard
 from sonant.serve.realtime import routes as realtime
 from sonant.serve.service import Service
@@ -38,6 +38,7 @@ def create_app(service: Service) -> FastAPI:
         docs_url=None,  # they would load scripts from a third-party host
         redoc_url=None,
         redirect_slashes=False,
+        responses={"4XX": {"model": Failure}, "5XX": {"model": Failure}},
     )
     handle_failures(app)
     for room in (health, models, chat_completions, transcriptions, speech, realtime):

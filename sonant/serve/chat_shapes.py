@@ -8,7 +8,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field
 
 from sonant.config import Config
-from sonant.serve.conversations import AnyMessage
+from sonant.serve.conversations import AnyMessage, Words
 from sonant.serve.questions import Reason, TokenScore
 
 Modality: TypeAlias = Literal["text", "audio"]
@@ -55,7 +55,7 @@ class ChatRequest(Config):
     repetition_penalty: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] | None = None  # likewise
     seed: Seed | None = None
     n: Annotated[int, Field(ge=1)] | None = None
-    stop: str | tuple[str, ...] | None = None
+    stop: Words | tuple[Words, ...] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
 

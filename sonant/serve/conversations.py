@@ -11,7 +11,7 @@ import binascii
 from collections.abc import Callable, Sequence
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from sonant.chat.messages import AudioPart, Conversation, Message, Part, TextPart
 from sonant.config import Config
@@ -26,11 +26,23 @@ AudioFormat: TypeAlias = Literal["wav", "mp3", "flac", "ogg", "opus", "webm", "m
 ASKED = "asked"  # the id of every conversation here: what is drawn depends on the seed, and on the id
 
 
+def _whole(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("holds half a character (a lone surrogate); send whole ones") from None
+    return text
+
+
+# JSON can say half a character, which no tokenizer reads.
+Words: TypeAlias = Annotated[str, AfterValidator(_whole)]
+
+
 class TextContent(Config):
     """Written words."""
 
     type: Literal["text"]
-    text: str
+    text: Words
 
 
 class InputAudio(Config):
@@ -67,14 +79,14 @@ class SystemMessage(Config):
     """What the model is told before anybody asks."""
 
     role: Literal["system", "developer"]
-    content: str | tuple[TextContent, ...]
+    content: Words | tuple[TextContent, ...]
 
 
 class UserMessage(Config):
     """A question: words and recordings in any order."""
 
     role: Literal["user"]
-    content: str | tuple[UserContent, ...]
+    content: Words | tuple[UserContent, ...]
 
 
 class EarlierAudio(Config):
@@ -90,7 +102,7 @@ class AssistantMessage(Config):
     """
 
     role: Literal["assistant"]
-    content: str | tuple[TextContent, ...] | None = None
+    content: Words | tuple[TextContent, ...] | None = None
     audio: EarlierAudio | None = None
     refusal: None = None
     annotations: None = None

@@ -14,6 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
+from sonant.config import Config
 from sonant.errors import AudioError, BusyError, ChatError, ClosingError, RequestError, SonantError
 
 ErrorBody: TypeAlias = dict[str, dict[str, str | None]]
@@ -24,6 +25,21 @@ OURS = "the server failed to answer this; it is no fault of the request, and its
 RETRY_S = 1.0  # when to ask again, where nobody knows better
 CLIENT_GONE = 499  # as nginx has it: nobody reads the answer
 _KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+
+
+class Fault(Config):
+    """What was wrong: for people, by kind, in which field, and a word for programs."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class Failure(Config):
+    """The body of every answer that is none."""
+
+    error: Fault
 
 
 class RefusedError(RequestError):

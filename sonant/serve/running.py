@@ -56,7 +56,7 @@ def run(service: Service, *, on_ready: Callable[[str], None] = lambda url: None)
     Raises: ConfigError if the address cannot be listened on.
     """
     settings = service.settings
-    listening = _bound(settings)
+    listening = bound(settings)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     url = f"http://{host}:{listening.getsockname()[1]}"
     server = _Server(uvicorn_config(service), service, on_ready=lambda: on_ready(url))
@@ -118,8 +118,8 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
-def _bound(settings: ServeConfig) -> socket.socket:
-    """A socket that is bound to the address; connections wait in it until the server listens."""
+def bound(settings: ServeConfig) -> socket.socket:
+    """Returns a socket that is bound to the address. Raises: ConfigError if it cannot be."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE

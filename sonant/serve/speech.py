@@ -13,7 +13,7 @@ from sonant.config import Config
 from sonant.generate.sampling import GenerationConfig
 from sonant.serve.asking import Asked, Stream, begun, event_stream, sse, unless_gone
 from sonant.serve.chat_shapes import Seed
-from sonant.serve.conversations import ASKED
+from sonant.serve.conversations import ASKED, Words
 from sonant.serve.failures import RefusedError
 from sonant.serve.models import check_model
 from sonant.serve.questions import Event, Finished, Question, SoundDelta
@@ -26,7 +26,7 @@ class SpeechRequest(Config):
     """A text, and how it is to sound."""
 
     model: str
-    input: Annotated[str, Field(min_length=1, max_length=4096)]
+    input: Annotated[Words, Field(min_length=1, max_length=4096)]
     voice: str
     response_format: SoundFormat = "mp3"
     stream_format: Literal["audio", "sse"] = "audio"

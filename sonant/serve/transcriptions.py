@@ -22,7 +22,7 @@ from sonant.config import Config
 from sonant.generate.sampling import GenerationConfig
 from sonant.serve.asking import WholeAnswer, begun, event_stream, sse, unless_gone
 from sonant.serve.chat_shapes import Logprob
-from sonant.serve.conversations import ASKED
+from sonant.serve.conversations import ASKED, Words
 from sonant.serve.decode_worker import RATE_HZ
 from sonant.serve.failures import RefusedError
 from sonant.serve.models import check_model
@@ -41,7 +41,7 @@ class TranslationRequest(Config):
     """A translation as it is asked for, without its file; `prompt` is put in place of the server's own wording."""
 
     model: str
-    prompt: str | None = None
+    prompt: Words | None = None
     response_format: TextFormat = "json"
     temperature: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.0
     stream: bool = False
