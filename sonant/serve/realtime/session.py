@@ -291,7 +291,8 @@ class Session:
             seed=uuid.uuid4().int % 2**62,
         )
         self._answers[id] = answer
-        self._outputs.append(Ask(id, Question(conversation, config, spoken=spoken)))
+        question = Question(conversation, config, spoken=spoken, fit=max_tokens == "inf")
+        self._outputs.append(Ask(id, question))
 
     def _open(self, response: Response) -> None:
         """Shows the item of an answer, with its first piece."""

@@ -311,6 +311,7 @@ ClientEvent: TypeAlias = (
 _CLIENT_EVENT: pydantic.TypeAdapter[ClientEvent] = pydantic.TypeAdapter(
     Annotated[ClientEvent, Field(discriminator="type")]
 )
+_TAGS = {"user", "system", "assistant", "input_text", "input_audio", "output_text", "output_audio", *CODINGS}
 
 
 def client_event(text: str) -> ClientEvent:
@@ -354,7 +355,7 @@ def _laid_over(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, An
 def _refusal(error: pydantic.ValidationError, *, skip: int, where: str = "") -> RefusedError:
     """The first fault in words; values are not repeated: they may be megabytes."""
     fault = error.errors(include_url=False, include_input=False)[0]
-    param = ".".join([where] * bool(where) + [str(part) for part in fault["loc"][skip:]])
+    param = ".".join([where] * bool(where) + [str(part) for part in fault["loc"][skip:] if part not in _TAGS])
     match fault["type"]:
         case "extra_forbidden":
             what = "this server does not know this field; leave it out (it speaks the GA protocol, not the beta)"
