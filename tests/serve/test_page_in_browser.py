@@ -19,8 +19,9 @@ from sonant.synth.world.facts import facts
 from sonant.testing import tone
 
 pytest.importorskip("playwright", reason="playwright is not installed: pip install 'sonant[browser]'")
-from bench.browsing import CHROMIUM, chromium, hold_to_talk, last_answer, microphone, opened, spoken
 from playwright.sync_api import expect
+
+from bench.browsing import CHROMIUM, chromium, hold_to_talk, last_answer, microphone, opened, spoken
 
 expect.set_options(timeout=60_000)
 

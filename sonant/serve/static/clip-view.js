@@ -5,6 +5,7 @@ import { drawSpectrogram, drawWave, peaksOf } from "./picture.js";
 import { duration } from "./wav.js";
 
 const STEP_S = 0.5; // of the arrow keys
+const END_S = 0.15; // who stops so near to the end has heard it all
 
 /** @typedef {import("./types.js").AudioPart} AudioPart */
 
@@ -90,7 +91,7 @@ export class ClipView {
     setIcon(this.button, playing ? "pause" : "play");
     this.button.setAttribute("aria-label", `${playing ? "Pause" : "Play"} ${this.label}`);
     this.button.title = playing ? "Pause" : "Play";
-    if (!playing && this.progress >= 0.99) this.at(0);
+    if (!playing && (1 - this.progress) * duration(this.part) < END_S) this.at(0);
   }
 
   toggle() {

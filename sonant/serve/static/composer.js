@@ -95,7 +95,7 @@ export class Composer {
     byId("clock").textContent = "";
     byId("hands-free").setAttribute("aria-pressed", String(talking.handsFree));
     byId("talk").setAttribute("aria-pressed", String(talking.isRecording));
-    if (state === "idle") return;
+    if (state === "idle") return void this.#fit();
     const draw = () => {
       drawLevels(byId("levels"), talking.levels);
       if (talking.isRecording) byId("clock").textContent = clock(talking.seconds);
@@ -151,8 +151,10 @@ export class Composer {
   }
 
   #fit() {
-    this.input.style.height = "auto";
-    this.input.style.height = `${Math.min(200, this.input.scrollHeight)}px`;
+    if (!this.input.hidden) {
+      this.input.style.height = "auto";
+      this.input.style.height = `${Math.min(200, this.input.scrollHeight)}px`;
+    }
     this.send.disabled = !this.answering && !this.input.value.trim() && !this.parts.length;
   }
 }

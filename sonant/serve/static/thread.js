@@ -5,7 +5,7 @@ import { el, icon, iconButton, toast } from "./dom.js";
 
 /** @typedef {import("./types.js").Message} Message @typedef {import("./types.js").AudioPart} AudioPart */
 
-const NEAR_PX = 120; // from the end of the page: it follows what is written
+const NEAR_PX = 40; // a reader so near to the end wants to see what comes
 
 export class Thread {
   /**
@@ -19,13 +19,19 @@ export class Thread {
     this.told = told;
     /** @type {Map<AudioPart, ClipView>} */
     this.clips = new Map();
+    this.scroller = element.parentElement;
+    this.following = true;
+    this.scroller.addEventListener("scroll", () => {
+      const { scrollTop, scrollHeight, clientHeight } = this.scroller;
+      this.following = scrollHeight - scrollTop - clientHeight < NEAR_PX;
+    });
   }
 
   /** Shows messages in place of what was there. @param {Message[]} messages */
   show(messages) {
     this.clear();
     for (const message of messages) this.add(message);
-    this.#toEnd(true);
+    this.toEnd();
   }
 
   clear() {
@@ -35,10 +41,9 @@ export class Thread {
 
   /** Adds a message. @param {Message} message */
   add(message) {
-    const following = this.#isNearEnd();
     if (message.role === "assistant") new AnswerView(this, message).finish();
     else this.element.append(this.#question(message));
-    this.#toEnd(following || message.role === "user");
+    this.toEnd();
   }
 
   /** Returns the view of an answer that begins. @param {Message} message  to which parts will be added */
@@ -64,7 +69,13 @@ export class Thread {
 
   /** Keeps the end in sight, unless the reader has gone elsewhere. */
   follow() {
-    this.#toEnd(this.#isNearEnd());
+    if (this.following) this.toEnd();
+  }
+
+  /** Shows the end, and follows it from now on. */
+  toEnd() {
+    this.scroller.scrollTop = this.scroller.scrollHeight;
+    this.following = true;
   }
 
   /** Returns the view of a clip, known by its part. @param {AudioPart} part @param {string} label @param {boolean} [asked] */
@@ -83,18 +94,6 @@ export class Thread {
       else bubble.append(this.clip(part, part.name ?? "your clip", true).element);
     }
     return bubble;
-  }
-
-  #isNearEnd() {
-    const { scrollTop, scrollHeight, clientHeight } = this.element.parentElement;
-    return scrollHeight - scrollTop - clientHeight < NEAR_PX;
-  }
-
-  /** @param {boolean} wanted */
-  #toEnd(wanted) {
-    const scroller = this.element.parentElement;
-    if (wanted) scroller.scrollTop = scroller.scrollHeight;
-    this.clips.forEach((view) => view.draw());
   }
 }
 
@@ -124,6 +123,8 @@ export class AnswerView {
     } else {
       this.clip?.refresh();
     }
+    // What is said is shown where it is not simply all that is written above.
+    if (this.clip && said.transcript === this.text.textContent) this.clip.heard.hidden = true;
     this.thread.follow();
   }
 
