@@ -5,8 +5,9 @@ that is rounding.
 
 Sums made in another order differ in their last digits: by some steps of the dtype, at the size of what is summed, for
 which the span of the scores stands (a voice's frames have the span of their mels). float32 rounds each of the thousands
-of terms of a sum: 256 steps, of which the tiny models take 15 to 50. Narrower types are summed in float32 and rounded
-once a layer: 8 steps. A fault moves scores by per cents of their span; 256 steps of float32 are 0.003 %.
+of terms of a sum: 256 steps, of which trained tiny ones take 16, and 72 where frames come from a cache. Narrower types
+are summed in float32 and rounded once a layer: 8 steps. A fault moves scores by per cents of their span, of which 256
+steps of float32 are 0.003.
 """
 
 from collections.abc import Callable, Sequence

@@ -41,7 +41,17 @@ def exported(subject: Subject, *, merge: bool) -> Roads:
     return Roads(subject.reference, [Answer(tuple(ids[:n]), scores[:n]) for ids, scores, n in rows])
 
 
+def served(subject: Subject) -> Roads:
+    """All questions at once, asked of the server."""
+    try:
+        from sonant.parity.served import served
+    except ModuleNotFoundError as error:
+        raise NotApplicable(f"{error.name} is not installed; pip install 'sonant[serve]'") from None
+    return served(subject)
+
+
 OUTSIDE_WAYS = (
     Way("exported", "transformers with the exported folder, in one batch = each alone", partial(exported, merge=True)),
     Way("exported apart", "the same, with LoRA kept apart", partial(exported, merge=False)),
+    Way("served", "log-probabilities over HTTP, all asked at once = each alone", served),
 )

@@ -4,11 +4,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from serving import OwnDecoder, save_cascade
 
 from sonant.models.lora import merge_lora, multiply_lora
-from sonant.parity import model_ways
+from sonant.parity import model_ways, served
+from sonant.serve.untrusted_audio import AudioDecoder
 
 Run = Callable[..., Any]
+
+
+@pytest.fixture(autouse=True)
+def decoding_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server decodes in this process: its worker takes a second to start."""
+    monkeypatch.setattr(served, "AudioDecoder", lambda **limits: OwnDecoder())
 
 
 def test_a_healthy_model_is_certified_with_questions_made_on_the_spot(sonant: Run, model: Path, tmp_path: Path) -> None:
@@ -42,3 +50,15 @@ def test_a_model_that_differs_in_one_way_ends_with_status_1_and_says_where(
 
 def test_rows_that_are_missing_are_told_in_one_line(sonant: Run, model: Path, tmp_path: Path) -> None:
     assert "none.jsonl" in sonant("parity", model, "--rows", tmp_path / "none.jsonl").complaint
+
+
+@pytest.mark.recipe
+def test_a_model_that_answers_is_certified_through_the_decoder_s_process(
+    sonant: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(served, "AudioDecoder", AudioDecoder)
+    shown = sonant("parity", save_cascade(tmp_path / "model"), "--json", tmp_path / "parity.json")
+    assert shown.status == 0, shown.out
+    written = json.loads((tmp_path / "parity.json").read_text())
+    assert len(written["questions"]) == 6
+    assert {way["verdict"] for way in written["ways"] if way["way"] in ("batched", "joining", "served")} == {"equal"}

@@ -2,11 +2,13 @@
 
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from serving import OwnDecoder
 from small_assistant import QUESTIONS, small_assistant
 from torch import Tensor
 
@@ -18,10 +20,13 @@ from sonant.generate.assistant import Assistant
 from sonant.models.lora import merge_lora, multiply_lora
 from sonant.models.speech_head.head import SpeechHead
 from sonant.models.speech_lm import SpeechLM
-from sonant.parity import model_ways
+from sonant.parity import model_ways, served
 from sonant.parity.certificate import WAYS, Certificate, Finding, certify, spell
 from sonant.parity.compare import Answer
 from sonant.parity.ways import Roads, Subject, Way
+from sonant.serve import conversations
+from sonant.serve.service import Service
+from sonant.serve.untrusted_audio import as_part
 
 VOICE = {"mel": {"num_mels": 8}, "prenet_dim": 8, "postnet_dim": 8, "max_seconds": 0.3, "body": "own", "dim": 16,
          "num_layers": 1, "num_heads": 2, "ffn_dim": 16, "stop": True, "latent": True}  # fmt: skip
@@ -47,6 +52,12 @@ def verdicts(certificate: Certificate) -> dict[str, str]:
 def only(certificate: Certificate) -> Finding:
     (finding,) = certificate.findings
     return finding
+
+
+@pytest.fixture(autouse=True)
+def decoding_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server decodes in this process: its worker takes a second to start."""
+    monkeypatch.setattr(served, "AudioDecoder", lambda **limits: OwnDecoder())
 
 
 @pytest.fixture
@@ -161,6 +172,53 @@ def test_an_export_whose_merge_differs_is_caught_and_lora_apart_is_not_to_blame(
     monkeypatch.setattr(hugging_face, "merge_lora", merge_too_much)
     found = certified(assistant, tmp_path, "exported", "exported apart")
     assert verdicts(found) == {"exported": "differs", "exported apart": "equal"}
+
+
+def test_a_server_that_cuts_recordings_short_is_caught(
+    assistant: Assistant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conversations, "as_part", lambda samples: as_part(samples[:-800]))
+    assert only(certified(assistant, tmp_path, "served")).verdict == "differs"
+
+
+def test_a_server_that_refuses_a_question_is_caught_and_says_why(
+    assistant: Assistant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(served, "NAME", "another")
+    monkeypatch.setattr(served, "Service", lambda **parts: Service(**{**parts, "model_name": "certified"}))
+    found = only(certified(assistant, tmp_path, "served"))
+    assert found.verdict == "differs"
+    assert found.note.startswith("failed: RequestError: the server answers 'a clip' with status 404")
+
+
+def test_an_answer_that_ends_for_another_reason_is_caught(
+    assistant: Assistant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = served._ask
+
+    async def cut_off(subject: Subject) -> Any:
+        replies = await ask(subject)
+        replies[1]["choices"][0]["finish_reason"] = "stop"
+        return replies
+
+    monkeypatch.setattr(served, "_ask", cut_off)
+    found = only(certified(assistant, tmp_path, "served"))
+    assert found.comparison is not None
+    assert found.comparison.first_difference is not None
+    parting = found.comparison.first_difference
+    assert (parting.row, parting.position, parting.found) == (1, 5, "(end: stop)")
+
+
+def test_without_the_server_s_packages_that_way_says_what_to_install(
+    assistant: Assistant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "sonant.parity.served")
+    monkeypatch.setitem(sys.modules, "fastapi", None)
+    for module in [name for name in sys.modules if name.startswith("sonant.serve.")]:
+        monkeypatch.delitem(sys.modules, module)
+    found = only(certified(assistant, tmp_path, "served"))
+    assert found.verdict == "not applicable"
+    assert found.note == "fastapi is not installed; pip install 'sonant[serve]'"
 
 
 def test_a_voice_that_draws_by_its_place_in_the_batch_is_caught(
