@@ -22,6 +22,8 @@ ErrorBody: TypeAlias = dict[str, dict[str, str | None]]
 log = logging.getLogger(__name__)
 
 OURS = "the server failed to answer this; it is no fault of the request, and its log says more"
+TOO_LARGE = "the request is larger than this server takes; send shorter audio, or ask its operator for more"
+MAX_WORDS = 300  # of a library's reason, in letters
 RETRY_S = 1.0  # when to ask again, where nobody knows better
 CLIENT_GONE = 499  # as nginx has it: nobody reads the answer
 _KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
@@ -118,7 +120,7 @@ def _of_http(error: HTTPException) -> RefusedError:
     told = {
         404: "there is no such address here; GET /openapi.json lists what there is",
         405: "this address takes other methods; the header Allow names them",
-        413: "the request is larger than this server takes; send shorter audio, or ask its operator for more",
+        413: TOO_LARGE,
     }
     return RefusedError(told.get(error.status_code, str(error.detail)), status=error.status_code)
 
@@ -126,7 +128,7 @@ def _of_http(error: HTTPException) -> RefusedError:
 def _malformed(faults: list[dict[str, Any]]) -> RefusedError:
     """The first fault in words, and how many more there are; values are not repeated: they may be megabytes."""
     first = faults[0]
-    where = ".".join(str(part) for part in first["loc"] if part != "body")
+    where = ".".join(str(part)[:100] for part in first["loc"] if part != "body")
     match first["type"]:
         case "extra_forbidden":
             what = "this server does not know this field; leave it out"
@@ -136,5 +138,6 @@ def _malformed(faults: list[dict[str, Any]]) -> RefusedError:
             where, what = "", "the body is not valid JSON"
         case _:
             what = str(first["msg"])
+            what = what if len(what) <= MAX_WORDS else what[: MAX_WORDS - 3] + "..."  # some quote what was sent
     more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
     return RefusedError(f"{where or 'body'}: {what}{more}", param=where or None)

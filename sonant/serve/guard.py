@@ -22,7 +22,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from sonant.serve.failures import RETRY_S, RefusedError, error_body, failure
+from sonant.serve.failures import RETRY_S, TOO_LARGE, RefusedError, error_body, failure
+from sonant.serve.few_values import FewValues
 from sonant.serve.metrics import Measured
 from sonant.serve.page import is_public
 from sonant.serve.service import Doors, Service
@@ -31,6 +32,7 @@ from sonant.serve.settings import ServeConfig
 Check: TypeAlias = Callable[[Scope], RefusedError | None]
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
+MAX_VALUES = 100_000  # in a body of JSON, besides as many as its text may have commas
 KEY_PROTOCOL = "openai-insecure-api-key."  # how browsers, which cannot set headers of a WebSocket, send a key
 SAFE_HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
 
@@ -39,7 +41,9 @@ def guard(app: FastAPI, service: Service) -> None:
     """Puts the guard before the application."""
     settings = service.settings
     # The innermost comes first.
-    app.add_middleware(RequestBodyLimitMiddleware, max_body_size=settings.max_body_bytes)
+    app.add_middleware(RequestBodyLimitMiddleware, max_body_size=settings.max_body_bytes)  # counts what comes
+    app.add_middleware(FewValues, max_values=settings.max_text_chars + MAX_VALUES)
+    app.add_middleware(Refuse, check=size_check(settings))
     app.add_middleware(Deadline, timeout_s=settings.request_timeout_s)
     app.add_middleware(Room, doors=service.doors, max_requests=settings.max_requests)
     for check in (key_check(settings), _origin_fault, host_check(settings)):
@@ -102,6 +106,18 @@ def host_check(settings: ServeConfig) -> Check:
             status=403,
             code="unknown_host",
         )
+
+    return check
+
+
+def size_check(settings: ServeConfig) -> Check:
+    """Returns the check of the size that a request says it has."""
+
+    def check(scope: Scope) -> RefusedError | None:
+        said = Headers(scope=scope).get("content-length", "0")
+        if said.isdecimal() and len(said) < 20 and int(said) <= settings.max_body_bytes:
+            return None
+        return RefusedError(TOO_LARGE, status=413)
 
     return check
 
