@@ -2,7 +2,7 @@
 
 Runs that are there are measured, and what is missing is said. BENCH_TRAIN=1 makes the worlds (eight voices, and one)
 and trains what is missing, one after the other. Test rows; scores are those of `sonant evaluate --suite tiny_spectron`.
-`best0` and `one_voice0` are what the figures are asked of. The others are compared with `short0`, at a quarter of the steps.
+`best0` and `one_voice0` are what the figures are asked of. The others stand beside `short0`: a quarter of the steps.
 """
 
 import json
@@ -14,12 +14,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from bench.figure import RUNS, Figure, at_least, at_most, reported
 from bench.quickstart import SONANT
 from bench.resume import finish, steps_of
 from bench.speaking_aloud import speeds
 from bench.wrong_transcript import propagation
 from sonant.data.manifest import Manifest
+from sonant.evaluate.suite import SHIPPED as SUITES
 from sonant.generate.assistant import Assistant
 
 FOLDER = RUNS / "spectron"
@@ -87,10 +90,21 @@ def _evaluated(name: str, world: Path) -> dict[str, Any]:
     """Set -> its results; asked once."""
     out = FOLDER / name / "results"
     if not (out / "results.json").exists():
-        command = [SONANT, "evaluate", str(FOLDER / name / "model"), "--suite", "tiny_spectron", "--root", str(world)]
-        finish([*command, "--out", str(out), *(() if name in MOST_POINTS else ("--limit", str(LIMIT)))])
-    results: dict[str, Any] = json.loads((out / "results.json").read_text())
-    return results
+        asked = name in MOST_POINTS
+        suite = ("tiny_spectron",) if asked else (str(_short_suite()), "--limit", str(LIMIT))
+        command = [SONANT, "evaluate", str(FOLDER / name / "model"), "--root", str(world), "--out", str(out)]
+        finish([*command, "--suite", *suite])
+    results = json.loads((out / "results.json").read_text())
+    return {task.partition("/")[2]: result for task, result in results.items()}
+
+
+def _short_suite() -> Path:
+    """What is compared between arms: the sets that are spoken."""
+    whole = yaml.safe_load((SUITES / "tiny_spectron.yaml").read_text())
+    sets = {task: {**whole["sets"][task], "baselines": False} for task in SPOKEN}
+    path = FOLDER / "arms.yaml"
+    path.write_text(yaml.safe_dump({**whole, "sets": sets}))
+    return path
 
 
 def _cost(name: str) -> list[Figure]:
