@@ -18,6 +18,8 @@ from sonant.config import Config
 from sonant.serve.failures import RefusedError
 from sonant.serve.realtime.coding import CODINGS, Coding
 
+MOST_VALUES = 10_000  # of an event; commas in texts are counted with them
+
 Milliseconds = Annotated[int, Field(ge=0)]
 MaxTokens: TypeAlias = Annotated[int, Field(ge=1)] | Literal["inf"]
 Modalities: TypeAlias = tuple[Literal["text", "audio"]]  # one: audio always comes with its transcript
@@ -316,6 +318,9 @@ _TAGS = {"user", "system", "assistant", "input_text", "input_audio", "output_tex
 
 def client_event(text: str) -> ClientEvent:
     """Returns the event in a message. Raises: RefusedError, naming the field."""
+    # A minute of sound is one value; telling what is wrong with a million others would keep everybody waiting.
+    if sum(map(text.count, ",[{")) > MOST_VALUES:
+        raise RefusedError(f"the event holds more than {MOST_VALUES} values; send less at a time", code="too_large")
     try:
         return _CLIENT_EVENT.validate_json(text)
     except pydantic.ValidationError as error:

@@ -91,6 +91,8 @@ def test_a_setting_that_is_not_ours_is_refused_by_name_and_nothing_changes(
         ("{", None),
         ("[" * 100_000, None),
         ("1", None),
+        ('{"type": "session.update", "session": {"tools": [' + "1," * 1_000_000 + "1]}}", None),
+        ('{"type": "conversation.item.delete", "item_id": "\\ud800"}', None),  # half a character
         ("{}", "type"),
         ('{"type": "response.explode"}', "type"),
         ('{"type": "input_audio_buffer.append"}', "audio"),
