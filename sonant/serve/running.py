@@ -121,18 +121,13 @@ class _Server(uvicorn.Server):
 def bound(settings: ServeConfig) -> socket.socket:
     """Returns a socket that is bound to the address. Raises: ConfigError if it cannot be."""
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listening = socket.socket(family, kind, protocol)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
+        family, _, _, _, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family)
     except OSError as error:
         raise ConfigError(
             f"{settings.host}:{settings.port}: cannot be listened on ({error.strerror}); choose another port "
             "(0: any that is free), or end what listens there"
         ) from None
-    return listening
 
 
 def _recording(path: str) -> AudioPart:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, SecretStr
+from pydantic import BeforeValidator, Field, SecretStr
 
 from sonant.config import Config, validate
 from sonant.errors import ConfigError
@@ -17,6 +17,16 @@ Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
 
 
+def _with_colon(value: Any) -> Any:
+    match value:
+        case dict() if list(value.values()) == [None]:
+            return f"{next(iter(value))}:"  # YAML takes `repeat:` for a mapping
+    return value
+
+
+Wording = Annotated[str, BeforeValidator(_with_colon)]
+
+
 class Wordings(Config):
     """How the model is asked in writing for what the audio endpoints do: best the words it was trained with.
 
@@ -24,9 +34,9 @@ class Wordings(Config):
     provenance.json, else these.
     """
 
-    transcription: str = "transcribe:"
-    translation: str = "translate to english:"
-    speech: str = "read aloud:"
+    transcription: Wording = "transcribe:"
+    translation: Wording = "translate to english:"
+    speech: Wording = "read aloud:"
     languages: Annotated[tuple[str, ...], Field(min_length=1)] = ("en",)  # that it transcribes; verbose_json says [0]
     translates_to: str = "en"
 
