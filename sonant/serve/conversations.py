@@ -23,6 +23,7 @@ from sonant.serve.untrusted_audio import as_part
 
 # What a client says is in a recording. Its bytes decide: a wrong word does no harm.
 AudioFormat: TypeAlias = Literal["wav", "mp3", "flac", "ogg", "opus", "webm", "mp4", "m4a", "aac"]
+AUDIO = "{audio}"  # where the recording goes in a wording; without it, the recording comes behind
 ASKED = "asked"  # the id of every conversation here: what is drawn depends on the seed, and on the id
 
 
@@ -139,6 +140,13 @@ class Hearing:
         self._left_s -= len(samples) / RATE_HZ
         self._service.metrics.heard.inc(len(samples) / RATE_HZ)
         return as_part(samples)
+
+
+def worded(wording: str, recording: AudioPart) -> Conversation:
+    """Returns the question that a wording asks of a recording."""
+    before, _, after = wording.partition(AUDIO)
+    parts: list[Part] = [TextPart(before), recording, *([TextPart(after)] if after else [])]
+    return Conversation((Message("user", tuple(parts)),), id=ASKED)
 
 
 async def conversation_of(

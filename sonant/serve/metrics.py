@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -34,6 +34,7 @@ class Metrics:
             registry=self.registry,
         )
         self.heard = Counter("sonant_heard_seconds", "Seconds of audio decoded.", registry=self.registry)
+        self.sessions = Gauge("sonant_sessions", "Realtime sessions that are open.", registry=self.registry)
         ProcessCollector(registry=self.registry)
 
     def watch(self, stats: Callable[[], AnswererStats]) -> None:

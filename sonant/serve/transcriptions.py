@@ -17,12 +17,12 @@ from pydantic import Field
 from starlette.datastructures import UploadFile
 from starlette.responses import JSONResponse, PlainTextResponse
 
-from sonant.chat.messages import AudioPart, Conversation, Part, TextPart, user
+from sonant.chat.messages import AudioPart
 from sonant.config import Config
 from sonant.generate.sampling import GenerationConfig
 from sonant.serve.asking import WholeAnswer, begun, event_stream, sse, unless_gone
 from sonant.serve.chat_shapes import Logprob
-from sonant.serve.conversations import ASKED, Words
+from sonant.serve.conversations import Words, worded
 from sonant.serve.decode_worker import RATE_HZ
 from sonant.serve.failures import RefusedError
 from sonant.serve.models import check_model
@@ -31,7 +31,6 @@ from sonant.serve.questions import Event, Finished, Question, TextDelta
 from sonant.serve.service import Service
 from sonant.serve.subtitles import Stretch, srt, vtt
 
-AUDIO = "{audio}"  # where the recording goes in a wording; without it, the recording comes behind
 MAX_FIELDS, MAX_FIELD_BYTES = 32, 64 * 1024
 TextFormat: TypeAlias = Literal["json", "text", "srt", "verbose_json", "vtt"]
 TIMED: tuple[TextFormat, ...] = ("srt", "verbose_json", "vtt")
@@ -178,12 +177,9 @@ class _Hearing:
         return cut or self.asked.response_format in TIMED
 
     def question(self, part: AudioPart) -> Question:
-        wording = self.asked.prompt or self.wording
-        before, _, after = wording.partition(AUDIO)
-        parts: list[Part | str] = [TextPart(before), part, *([TextPart(after)] if after else [])]
         scored = self.wants_logprobs or self.asked.response_format == "verbose_json"
         return Question(
-            conversation=Conversation((user(*parts),), id=ASKED),
+            conversation=worded(self.asked.prompt or self.wording, part),
             config=GenerationConfig(
                 max_new_tokens=self.service.settings.max_new_tokens,
                 temperature=self.asked.temperature,

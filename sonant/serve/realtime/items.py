@@ -52,7 +52,7 @@ class Heard:
         """Returns its length."""
         return len(self.samples) / self.coding.sample_rate_hz
 
-    def part(self) -> Part:
+    def part(self) -> AudioPart:
         """Returns what the model hears."""
         return self._part
 
@@ -245,7 +245,7 @@ def check_size(items: Sequence[Item], settings: ServeConfig, *, instructions: st
     for value, limit, what in faults:
         if value > limit:
             raise RefusedError(
-                f"the conversation would hold {value:g} {what}; {limit:g} are allowed; delete early items "
+                f"the conversation would hold {value:.10g} {what}; {limit:.10g} are allowed; delete early items "
                 "(conversation.item.delete), or begin another session",
                 code="conversation_too_long",
             )

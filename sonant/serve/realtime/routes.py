@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 
 import anyio
+import anyio.to_thread
 from anyio.abc import TaskGroup
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 
@@ -21,6 +22,7 @@ from sonant.serve.realtime.session import Session
 from sonant.serve.service import Service
 
 PROTOCOL = "realtime"
+LONG_MESSAGE = 256 * 1024  # a minute of sound takes 0.1 s to hear: others need not wait for that
 
 
 def routes(service: Service) -> APIRouter:
@@ -42,11 +44,13 @@ def routes(service: Service) -> APIRouter:
         except RefusedError as error:
             return await websocket.send_denial_response(failure(error))
         under_way += 1
+        service.metrics.sessions.inc()
         try:
             await websocket.accept(PROTOCOL if PROTOCOL in websocket.scope["subprotocols"] else None)
             await _Connection(websocket, service).run()
         finally:
             under_way -= 1
+            service.metrics.sessions.dec()
 
     return router
 
@@ -122,7 +126,9 @@ class _Connection:
     async def _step(self, advance: Callable[..., list[Output]], *news: object) -> None:
         """Tells the session some news and does what it says. A client that does not read makes all of this wait."""
         async with self._turn:
-            for output in advance(*news):
+            is_long = any(isinstance(text, str) and len(text) > LONG_MESSAGE for text in news)
+            outputs = await anyio.to_thread.run_sync(advance, *news) if is_long else advance(*news)
+            for output in outputs:
                 match output:
                     case Ask():
                         self._asked[output.id] = anyio.CancelScope()

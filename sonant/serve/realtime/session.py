@@ -11,10 +11,10 @@ import uuid
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from sonant.chat.messages import Conversation, Message, TextPart
+from sonant.chat.messages import Conversation
 from sonant.errors import SonantError
 from sonant.generate.sampling import GenerationConfig
-from sonant.serve.conversations import ASKED
+from sonant.serve.conversations import worded
 from sonant.serve.failures import RefusedError, error_body
 from sonant.serve.questions import Event, Finished, Question
 from sonant.serve.realtime import shapes
@@ -203,11 +203,12 @@ class Session:
         self._tell("input_audio_buffer.committed", previous_item_id=before, item_id=id)
         self._add(item)
         if self._settings.audio.input.transcription is not None:
-            asked = Message("user", (TextPart(self._service.settings.wordings.transcription), heard.part()))
-            self._ask(self._name("tr"), Transcript(id, heard), Conversation((asked,), id=ASKED))
+            asked = worded(self._service.settings.wordings.transcription, heard.part())
+            self._ask(self._name("tr"), Transcript(id, heard), asked)
 
     def _add(self, item: Item, *, after: str | None = None) -> None:
         before = self._items.add(item, after=after)
+        self._service.metrics.heard.inc(item.heard_s)
         for stage in ("added", "done"):
             self._tell(f"conversation.item.{stage}", previous_item_id=before, item=item.to_json())
 
