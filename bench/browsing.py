@@ -45,15 +45,12 @@ def microphone(path: Path, samples: NDArray[np.float32], *, before_s: float = 0.
 
 
 @contextmanager
-def chromium(heard: Path, *, again: bool = False) -> Iterator[Any]:
+def chromium(playwright: Any, heard: Path, *, again: bool = False) -> Iterator[Any]:
     """A browser whose microphone hears a file, `again` and again or once."""
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        device = f"--use-file-for-fake-audio-capture={heard}{'' if again else '%noloop'}"
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, device])
-        yield browser
-        browser.close()
+    device = f"--use-file-for-fake-audio-capture={heard}{'' if again else '%noloop'}"
+    browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, device])
+    yield browser
+    browser.close()
 
 
 @contextmanager

@@ -36,14 +36,16 @@ CLOCK = """() => {
 
 
 def measure() -> list[Figure]:
+    from playwright.sync_api import sync_playwright
+
     shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir(parents=True)
     asked = [fact for fact in facts() if fact.relation == "colour"][:QUESTIONS]
     waits_ms, right = [], []
-    with talking(_cascade(FOLDER / "model")) as url:
+    with talking(_cascade(FOLDER / "model")) as url, sync_playwright() as playwright:
         for number, fact in enumerate(asked):
             heard = microphone(FOLDER / f"{number}.wav", spoken(fact.questions[0]))
-            with chromium(heard) as browser:
+            with chromium(playwright, heard) as browser:
                 for _ in range(2):
                     wait_ms, answer = _ask(browser, url)
                     waits_ms.append(wait_ms)

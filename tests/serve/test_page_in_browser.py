@@ -1,6 +1,7 @@
 """The page in a real browser, against a real server: what a reader does, and what comes of it."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from sonant.synth.world.facts import facts
 from sonant.testing import tone
 
 pytest.importorskip("playwright", reason="playwright is not installed: pip install 'sonant[browser]'")
-from playwright.sync_api import expect
+from playwright.sync_api import expect, sync_playwright
 
 from bench.browsing import CHROMIUM, chromium, hold_to_talk, last_answer, microphone, opened, spoken
 
@@ -43,8 +44,14 @@ def question(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def browser(question: Path) -> Iterator[Any]:
-    with chromium(question) as browser:
+def playwright() -> Iterator[Any]:
+    with sync_playwright() as playwright:
+        yield playwright
+
+
+@pytest.fixture(scope="module")
+def browser(playwright: Any, question: Path) -> Iterator[Any]:
+    with chromium(playwright, question) as browser:
         yield browser
 
 
@@ -98,6 +105,32 @@ def test_hands_free_needs_no_hand(browser: Any, service: Service) -> None:
         assert page.locator("#composer").get_attribute("data-state") == "listening"
         page.keyboard.press("Escape")
         assert page.locator("#hands-free").get_attribute("aria-pressed") == "false"
+
+
+def test_who_speaks_while_an_answer_is_given_stops_it(
+    playwright: Any, tmp_path: Path, url: str, scripted: Scripted
+) -> None:
+    scripted.told = lambda question: [TextDelta("it goes on")]  # and never ends
+    heard = microphone(tmp_path / "again.wav", spoken(FACT.questions[0]), after_s=1.5)
+    with chromium(playwright, heard, again=True) as browser, opened(browser, url) as page:
+        page.locator("#hands-free").click()
+        expect(page.locator(".message.user").nth(1)).to_be_visible()
+        expect(page.locator(".message.assistant").first.locator(".foot")).to_contain_text("stopped")
+        page.keyboard.press("Escape")
+    asked = [[message.role for message in question.conversation.messages] for question in scripted.questions]
+    assert ["user", "assistant", "user"] in asked
+
+
+def test_without_an_audio_worklet_a_clip_is_recorded_all_the_same(browser: Any, url: str) -> None:
+    with opened(browser, url) as page:
+        page.evaluate("delete window.AudioWorkletNode")
+        page.locator("#talk").press("Enter")
+        page.wait_for_selector("#composer[data-state=recording]")
+        page.wait_for_timeout(2000)
+        page.locator("#talk").press("Enter")
+        expect(page.locator("#parts .clip .clock")).to_have_text(re.compile(r"[12]\.\d s"))
+        page.locator("#hands-free").click()
+        expect(page.locator(".toast")).to_contain_text("Hold to talk instead")
 
 
 def test_the_space_bar_talks_where_nothing_is_typed(page: Any, scripted: Scripted) -> None:
@@ -181,7 +214,7 @@ def test_a_busy_server_is_told_and_may_be_asked_again(page: Any, scripted: Scrip
     page.press("#text", "Enter")
     notice = page.locator(".notice")
     notice.wait_for()
-    assert "3 s" in notice.inner_text()
+    assert "Try again in 3 s" in notice.inner_text()
     scripted.told = lambda question: written("now")
     notice.get_by_role("button").click()
     assert last_answer(page) == "now"
@@ -224,7 +257,7 @@ def test_a_manifest_line_goes_out_and_in_unchanged(page: Any, tmp_path: Path, cl
     assert page.locator(".heard").inner_text() == "a tone"
     (back,) = saved(page)
     wanted = Conversation.from_json(line)
-    assert (back.task, back.language, back.speaker) == ("asr", "en", "anna")
+    assert (back.id, back.task, back.language, back.speaker) == ("row-7", "asr", "en", "anna")
     assert [message.text for message in back.messages] == [message.text for message in wanted.messages]
     (asked,), (given,) = wanted.heard_parts, back.heard_parts
     assert given.data == asked.data

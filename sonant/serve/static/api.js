@@ -89,7 +89,7 @@ export class Api {
 
 /**
  * Yields the JSON of server-sent events until [DONE].
- * @param {ReadableStream<Uint8Array>} stream
+ * @param {ReadableStream<any>} stream
  * @throws {ApiError} if the stream ends before it is done
  */
 async function* events(stream) {

@@ -21,7 +21,9 @@ const HIDDEN_MS = 100; // without a frame: nobody looks
  * @throws {import("./api.js").ApiError}
  */
 export async function readAnswer({ api, messages, options, since, signal }, answer, view, player) {
-  const timings = (answer.timings = { wholeMs: 0 });
+  /** @type {import("./types.js").Timings} */
+  const timings = { wholeMs: 0 };
+  answer.timings = timings;
   const pieces = [];
   let voice = null;
   let worded = false;
@@ -34,7 +36,7 @@ export async function readAnswer({ api, messages, options, since, signal }, answ
         view.update();
         if (!worded && text.trim()) {
           worded = true;
-          painted = onScreen().then(() => (timings.firstWordMs = performance.now() - since));
+          painted = onScreen().then(() => void (timings.firstWordMs = performance.now() - since));
         }
       }
       if (samples) {
@@ -60,20 +62,24 @@ export async function readAnswer({ api, messages, options, since, signal }, answ
   }
 }
 
-/** @param {Message} answer */
+/** Returns the text of an answer, as yet empty if there was none. @param {Message} answer */
 function textOf(answer) {
-  const part = answer.parts.find(({ type }) => type === "text");
-  if (part) return part;
-  answer.parts.unshift({ type: "text", text: "" });
-  return answer.parts[0];
+  const found = answer.parts.find((part) => part.type === "text");
+  if (found) return found;
+  /** @type {import("./types.js").TextPart} */
+  const part = { type: "text", text: "" };
+  answer.parts.unshift(part);
+  return part;
 }
 
-/** @param {Message} answer */
+/** Returns the sound of an answer, as yet empty if there was none. @param {Message} answer */
 function soundOf(answer) {
-  const part = answer.parts.find(({ type }) => type === "audio");
-  if (part) return part;
-  answer.parts.push({ type: "audio", samples: new Int16Array(0), rate: VOICE_RATE });
-  return answer.parts.at(-1);
+  const found = answer.parts.find((part) => part.type === "audio");
+  if (found) return found;
+  /** @type {import("./types.js").AudioPart} */
+  const part = { type: "audio", samples: new Int16Array(0), rate: VOICE_RATE };
+  answer.parts.push(part);
+  return part;
 }
 
 function playing(view, player) {

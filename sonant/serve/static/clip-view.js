@@ -64,7 +64,7 @@ export class ClipView {
     this.heard.classList.toggle("by-model", transcript === undefined);
     if (!this.onTranscript || !text) return;
     this.heard.title = transcript === undefined ? "What the model heard. Click to correct it." : "Corrected by you.";
-    this.heard.contentEditable = "plaintext-only";
+    this.heard.setAttribute("contenteditable", "plaintext-only"); // where that is unknown, it is merely shown
     this.heard.setAttribute("role", "textbox");
     this.heard.setAttribute("aria-label", `Transcript of ${this.label}`);
     this.heard.onblur = () => this.#correct();

@@ -14,7 +14,7 @@ import { Talking } from "./talking.js";
 import { Thread } from "./thread.js";
 import { decodeSound } from "./wav.js";
 
-/** @typedef {import("./types.js").Conversation} Conversation @typedef {import("./types.js").Part} Part */
+/** @typedef {import("./types.js").Conversation} Conversation @typedef {import("./types.js").Part} Part @typedef {import("./types.js").Message} Message */
 
 const RETRY_MS = 3000; // until a server that is away is looked for again
 const TITLE_LENGTH = 48;
@@ -66,6 +66,7 @@ const talking = new Talking(new Microphone(() => {}), {
 /** Returns a conversation that has not begun. @returns {Conversation} */
 function fresh() {
   const { instructions } = settings;
+  /** @type {Message[]} */
   const messages = instructions ? [{ role: "system", parts: [{ type: "text", text: instructions }] }] : [];
   return { id: newId(), title: "", named: false, updatedAt: Date.now(), messages };
 }
@@ -92,6 +93,7 @@ function tell(state, text) {
 /** Asks what was put together. @param {Part[]} parts @param {number} since  performance.now() at its end */
 async function send(parts, since) {
   player.wake();
+  /** @type {Message} */
   const message = { role: "user", parts };
   if (!current.messages.some(({ role }) => role !== "system")) thread.show(current.messages);
   byId("thread").querySelector(".notice")?.remove();
@@ -106,6 +108,7 @@ async function send(parts, since) {
 /** Answers the question that a conversation ends in. @param {Conversation} conversation @param {number} since */
 async function answer(conversation, since) {
   const controller = (asking = new AbortController());
+  /** @type {Message} */
   const reply = { role: "assistant", parts: [] };
   const view = thread.begin(reply);
   composer.setAnswering(true);
@@ -136,7 +139,7 @@ async function answer(conversation, since) {
   if (!problem) transcribe(conversation);
 }
 
-/** Shows why there is no answer. @param {unknown} error @param {Conversation} conversation */
+/** Shows why there is no answer. @param {any} error @param {Conversation} conversation */
 function refused(error, conversation) {
   if (!(error instanceof ApiError)) console.error(error);
   if (error.status === 401) {
@@ -192,7 +195,8 @@ function entitle(conversation) {
   const parts = conversation.messages.filter(({ role }) => role === "user").flatMap((message) => message.parts);
   const words = parts.map((part) => (part.type === "text" ? part.text : (part.transcript ?? part.heard ?? ""))).join(" ").trim();
   const title = words.length > TITLE_LENGTH ? `${words.slice(0, TITLE_LENGTH).trimEnd()}…` : words;
-  conversation.title = title || parts.find((part) => part.name)?.name || "Spoken question";
+  const names = parts.map((part) => (part.type === "audio" ? part.name : undefined));
+  conversation.title = title || names.find(Boolean) || "Spoken question";
 }
 
 /** Writes a conversation down and lists it. @param {Conversation} conversation */
@@ -307,6 +311,7 @@ function listen() {
     else talking.release();
   });
   talk.addEventListener("pointercancel", () => talking.cancel());
+  talk.addEventListener("click", (event) => event.detail === 0 && talking.tap());
   talk.addEventListener("contextmenu", (event) => event.preventDefault());
   byId("hands-free").addEventListener("click", () => talking.setHandsFree(!talking.handsFree));
   byId("discard").addEventListener("click", () => talking.cancel());
@@ -315,7 +320,11 @@ function listen() {
     thread.redraw();
   });
   document.addEventListener("keydown", onKeyDown);
-  document.addEventListener("keyup", (event) => event.code === "Space" && talking.release());
+  document.addEventListener("keyup", (event) => {
+    if (event.code !== "Space") return;
+    if (event.target === talk) event.preventDefault(); // Firefox would click it
+    talking.release();
+  });
   window.addEventListener("blur", () => talking.release());
   document.addEventListener("dragover", (event) => {
     event.preventDefault();
@@ -340,7 +349,7 @@ function onKeyDown(event) {
   } else if (event.altKey && event.code === "KeyN") {
     event.preventDefault();
     show(fresh());
-  } else if (event.code === "Space" && (!isTyping(target) || (target === byId("text") && !target.value))) {
+  } else if (event.code === "Space" && (!isTyping(target) || (target === byId("text") && !byId("text").value))) {
     // On a button, space presses that button; on the one that talks, or with nothing typed, it talks.
     if (target instanceof HTMLElement && target.closest("button, summary, a") && target !== byId("talk")) return;
     event.preventDefault();

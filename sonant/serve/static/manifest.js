@@ -43,7 +43,7 @@ export function toLine(conversation) {
 
 /** @param {Part} part */
 function linePart(part) {
-  if (part.type === "text") return { type: "text", text: part.text };
+  if (part.type === "text") return { type: "text", text: part.text, ...part.extra };
   const known = { transcript: part.transcript, machine_transcript: part.heard, name: part.name };
   return { type: "audio", data: toBase64(encodeWav(part)), ...part.extra, ...JSON.parse(JSON.stringify(known)) };
 }
@@ -73,11 +73,12 @@ async function fromLine({ id, task, title, messages, ...extra }) {
   if (!Array.isArray(messages) || !messages.length) throw new Error("messages is missing; give a list of messages");
   const read = [];
   for (const [index, message] of messages.entries()) read.push(await fromMessage(message, `messages[${index}]`));
-  const kept = task && task !== "chat" ? { task, ...extra } : extra;
+  const kept = { ...(id ? { id } : {}), ...(task ? { task } : {}), ...extra };
   const named = typeof title === "string" && title !== "";
   return { id: newId(), title: named ? title : String(id || ""), named: true, updatedAt: Date.now(), messages: read, extra: kept };
 }
 
+/** @returns {Promise<import("./types.js").Message>} */
 async function fromMessage({ role, content, stopped, ...extra }, where) {
   if (!ROLES.includes(role)) throw new Error(`${where}.role is ${JSON.stringify(role)}; allowed are ${ROLES.join(", ")}`);
   const written = typeof content === "string" ? [{ type: "text", text: content }] : content;
@@ -89,7 +90,10 @@ async function fromMessage({ role, content, stopped, ...extra }, where) {
 
 /** @returns {Promise<Part>} */
 async function fromPart({ type, ...values }, where) {
-  if (type === "text" && typeof values.text === "string") return { type, text: values.text };
+  if (type === "text" && typeof values.text === "string") {
+    const { text, ...extra } = values;
+    return { type, text, extra };
+  }
   if (type !== "audio") throw new Error(`${where}.type is ${JSON.stringify(type)}; allowed are text and audio`);
   const { data, path, offset_s = 0, duration_s, transcript, machine_transcript: heard, name, ...extra } = values;
   if (typeof data !== "string") throw new Error(`${where} names the file ${path}, which a page cannot open; give its bytes as data`);

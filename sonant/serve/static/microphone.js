@@ -76,6 +76,11 @@ export class Microphone {
     if (window.AudioWorkletNode) await this.#connect(stream);
   }
 
+  /** Whether blocks are heard while it is open: MediaRecorder gives its sound at the end alone. */
+  get isHeard() {
+    return Boolean(this.open_?.context);
+  }
+
   /** Lets go of the microphone. */
   close() {
     clearTimeout(this.closing);
@@ -115,21 +120,22 @@ export class Microphone {
   }
 
   #startRecorder() {
+    /** @type {Blob[]} */
     const pieces = [];
+    this.pieces = pieces;
     this.recorder = new MediaRecorder(this.open_.stream);
     this.recorder.ondataavailable = ({ data }) => pieces.push(data);
-    this.recorder.pieces = pieces;
     this.recorder.start();
   }
 
   async #stopRecorder() {
-    const recorder = this.recorder;
+    const { recorder, pieces } = this;
     this.recorder = null;
     await new Promise((resolve) => {
       recorder.onstop = resolve;
       recorder.stop();
     });
-    const file = new Blob(recorder.pieces, { type: recorder.mimeType });
+    const file = new Blob(pieces, { type: recorder.mimeType });
     return decodeSound(new Uint8Array(await file.arrayBuffer()));
   }
 }

@@ -57,13 +57,20 @@ export class Talking {
       this.#set("opening");
       if (!(await this.#open())) return;
       const heldMs = this.released - this.pressed;
-      if (this.state !== "opening" || heldMs >= TAP_MS) {
+      const state = /** @type {TalkState} */ (this.state); // as it is by now
+      if (state !== "opening" || heldMs >= TAP_MS) {
         this.cancel(); // The finger was needed to allow the microphone.
         return void this.told.onProblem("The microphone is ready. Hold and speak.");
       }
       this.told.onBegin();
       this.#begin(BEFORE_PRESS_S, this.released ? "recording" : "held");
     }
+  }
+
+  /** Pressed and let go at once, by a key or an aid. */
+  tap() {
+    this.press();
+    this.release();
   }
 
   /** ... and up again. */
@@ -93,8 +100,14 @@ export class Talking {
     }
     this.activity = new VoiceActivity();
     this.#set("opening");
-    if (await this.#open()) this.#set("listening");
-    else this.handsFree = false;
+    this.handsFree = await this.#open();
+    if (this.handsFree && !this.microphone.isHeard) {
+      this.handsFree = false;
+      this.cancel();
+      this.told.onProblem("This browser cannot listen all the time. Hold to talk instead.");
+    } else if (this.handsFree) {
+      this.#set("listening");
+    }
   }
 
   async #open() {

@@ -150,8 +150,8 @@ export class AnswerView {
 }
 
 /** Returns what there is to say about how an answer came. @param {Message} message */
-function figures({ timings = {}, finish }) {
-  const { firstWordMs, firstSoundMs, wholeMs, realTimeFactor, tokens } = timings;
+function figures({ timings, finish }) {
+  const { firstWordMs, firstSoundMs, wholeMs, realTimeFactor, tokens } = timings ?? { wholeMs: 0 };
   const shown = [
     figure("first word", firstWordMs && took(firstWordMs), "From the end of the question to the first word on the screen"),
     figure("first sound", firstSoundMs && took(firstSoundMs), "From the end of the question to the first sound"),

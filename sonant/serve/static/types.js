@@ -3,7 +3,7 @@
  *
  * @typedef {{samples: Int16Array, rate: number}} Sound  mono PCM at `rate` Hz
  *
- * @typedef {{type: "text", text: string}} TextPart
+ * @typedef {{type: "text", text: string, extra?: Record<string, unknown>}} TextPart
  * @typedef {object} AudioPart
  * @property {"audio"} type
  * @property {Int16Array} samples

@@ -5,7 +5,7 @@ const SPEECH_RATE = 16000;
 /**
  * Returns a sound as a WAV file of 16 bits, mono.
  * @param {import("./types.js").Sound} sound
- * @returns {Uint8Array}
+ * @returns {Uint8Array<ArrayBuffer>}
  */
 export function encodeWav({ samples, rate }) {
   const view = new DataView(new ArrayBuffer(44 + 2 * samples.length));
@@ -85,6 +85,7 @@ export function toInt16(samples) {
 
 /** Returns stretches of sound as one. @template {Int16Array | Float32Array} A @param {A[]} pieces @returns {A} */
 export function joined(pieces) {
+  /** @type {any} */
   const Kind = pieces.length ? pieces[0].constructor : Int16Array;
   const whole = new Kind(pieces.reduce((sum, piece) => sum + piece.length, 0));
   let at = 0;
