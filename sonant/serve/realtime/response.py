@@ -39,6 +39,10 @@ class ResponsePlan:
     metadata: dict[str, str] | None = None
     spoken_after: str | None = None  # only what follows the last of these in an answer is said
 
+    def said_of(self, text: str) -> str:
+        """Returns what of an answer that is complete is said."""
+        return (text if self.spoken_after is None else text.rpartition(self.spoken_after)[2]).strip()
+
     def to_json(self) -> dict[str, Any]:
         """Returns what does not change while it is answered."""
         output = {"format": self.format.model_dump(), "voice": self.voice}
@@ -91,7 +95,9 @@ class Response:
                 yield from self._write(said, event.text)
             case SoundDelta(), Said() as said:
                 coding = self.plan.format.coding
-                self._outgoing = self._outgoing or Outgoing(event.sample_rate_hz, coding)
+                if self._outgoing is None:  # sound begins when the text is complete
+                    yield from self._transcribe(said, self.plan.said_of(said.text))
+                    self._outgoing = Outgoing(event.sample_rate_hz, coding)
                 samples = self._outgoing.push(event.samples)
                 if len(samples):
                     said.num_samples += len(samples)
@@ -125,10 +131,14 @@ class Response:
         """Adds written text; of a model that says only the end of it, the transcript begins behind the boundary."""
         said.text += text
         boundary = self.plan.spoken_after
-        spoken = said.text.lstrip() if boundary is None else said.text.partition(boundary)[2].lstrip()
-        if delta := spoken[len(said.transcript) :]:
-            said.transcript = spoken
-            yield self._on_part("response.output_audio_transcript.delta", delta=delta)
+        spoken = said.text if boundary is None else said.text.partition(boundary)[2]
+        yield from self._transcribe(said, spoken.lstrip())
+
+    def _transcribe(self, said: Said, transcript: str) -> Iterator[ServerEvent]:
+        """Tells what is new of the transcript. One that turned out otherwise is told by its last event alone."""
+        if transcript.startswith(said.transcript) and transcript != said.transcript:
+            yield self._on_part("response.output_audio_transcript.delta", delta=transcript[len(said.transcript) :])
+            said.transcript = transcript
 
     def _finish_sound(self, said: Said, finished: Finished) -> Iterator[ServerEvent]:
         if self._outgoing is not None and len(left := self._outgoing.finish()):
@@ -136,6 +146,7 @@ class Response:
             yield self._on_part("response.output_audio.delta", delta=self.plan.format.coding.encode(left))
         said.text = finished.text
         if finished.spoken is not None:
+            yield from self._transcribe(said, finished.spoken.spoken_text)
             said.transcript, said.is_whole = finished.spoken.spoken_text, finished.spoken.speech_finished
 
     def _close(self, status: Status) -> Iterator[ServerEvent]:

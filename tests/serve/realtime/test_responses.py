@@ -72,15 +72,23 @@ def test_a_spoken_answer_is_the_sound_at_24_khz_and_its_transcript(aloud: Talk) 
     assert done(aloud)["output"][0]["content"] == [{"type": "output_audio", "transcript": "It is Bob."}]
 
 
-def test_of_an_answer_that_is_said_in_part_only_that_is_the_transcript(begin: Begin) -> None:
+@pytest.mark.parametrize("text", ["who is it | It is Bob.", "It is Bob."])
+def test_of_an_answer_that_is_said_in_part_only_that_is_the_transcript(begin: Begin, text: str) -> None:
     talk = begin(has_voice=True, spoken_after=" | ")
-    text = "who is it | It is Bob."
     events = talk.answer(ask(talk), *said(text, SOUND, spoken_text="It is Bob."))
     transcript = [e["delta"] for e in events if e["type"] == "response.output_audio_transcript.delta"]
     assert "".join(transcript) == "It is Bob."
+    first_sound = types(events).index("response.output_audio.delta")
+    assert "response.output_audio_transcript.delta" not in types(events)[first_sound:]
     talk.write("Sure?")
     talk.say("response.create")
     assert talk.questions[talk.asked].conversation.messages[1].text == text  # what the model wrote is what it reads
+
+
+def test_an_answer_with_nothing_to_say_has_no_sound(aloud: Talk) -> None:
+    events = aloud.answer(ask(aloud), *said("...", SOUND[:0], spoken_text="..."))
+    assert "response.output_audio.delta" not in types(events)
+    assert done(aloud)["output"][0]["content"] == [{"type": "output_audio", "transcript": "..."}]
 
 
 def test_telephones_hear_8_khz(aloud: Talk) -> None:
