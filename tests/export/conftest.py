@@ -1,7 +1,8 @@
 """Small random models of every kind, saved; what they are asked."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ import pytest
 import soundfile
 import torch
 from small_encoders import ARCHITECTURES
+from transformers import AutoModelForCausalLM, AutoProcessor
 
 from sonant.chat.messages import AudioPart, Conversation, assistant, system, user
+from sonant.export.hugging_face import export_hf
 from sonant.generate.assistant import Assistant
 from sonant.generate.sampling import GenerationConfig
 from sonant.models.build import SpeechLMConfig, build_speech_lm
@@ -24,7 +27,7 @@ LLM = {
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
     "max_position_embeddings": 2048,
-    "initializer_range": 0.5,
+    "initializer_range": 1.0,
 }
 CONFIG = GenerationConfig(max_new_tokens=10)
 
@@ -43,34 +46,66 @@ QUESTIONS = [
 ]
 
 
+def save_random(
+    folder: Path, *, encoders: Sequence[Any] = ("tiny",), llm: Any = None, tokenizer: Any = None, **parts: Any
+) -> Path:
+    """The folder of a random model of which LoRA has moved. llm: what is unlike `LLM`; dtype: that of the LLM."""
+    tokenizer = tokenizer or byte_tokenizer()
+    named = [{"kind": encoder} if isinstance(encoder, str) else encoder for encoder in encoders]
+    architecture = {**LLM, "vocab_size": tokenizer.vocab_size, **(llm or {})}
+    values = {
+        "encoders": [{"architecture": ARCHITECTURES[encoder["kind"]], **encoder} for encoder in named],
+        "adapter": {"kind": "stack_mlp", "stack": 4},
+        "llm": {"architecture": architecture, "dtype": parts.pop("dtype", "float32")},
+        "lora": {"rank": 2},
+        **parts,
+    }
+    torch.manual_seed(1)
+    model = build_speech_lm(SpeechLMConfig.model_validate(values))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name or name.startswith("prompt_adapter.up"):
+                parameter.normal_(std=0.5)
+    save_speech_lm(model, tokenizer, folder)
+    return folder
+
+
 @pytest.fixture
 def saved(tmp_path: Path) -> Callable[..., Path]:
-    """`saved(encoders=["tiny"], llm={...}, ...)` is the folder of a random model of which LoRA has moved."""
+    """`saved(encoders=["tiny"], llm={...}, ...)` is `save_random` in a folder of its own."""
+    return partial(save_random, tmp_path / "model")
 
-    def save(*encoders: Any, llm: dict[str, Any] | None = None, tokenizer: Any = None, **parts: Any) -> Path:
-        tokenizer = tokenizer or byte_tokenizer()
-        named = [{"kind": e} if isinstance(e, str) else e for e in encoders or ("tiny",)]
-        values = {
-            "encoders": [{"architecture": ARCHITECTURES[e["kind"]], **e} for e in named],
-            "adapter": {"kind": "stack_mlp", "stack": 4},
-            "llm": {
-                "architecture": {**LLM, "vocab_size": tokenizer.vocab_size, **(llm or {})},
-                **parts.pop("of_llm", {}),
-            },
-            "lora": {"rank": 2},
-            **parts,
-        }
-        torch.manual_seed(1)
-        model = build_speech_lm(SpeechLMConfig.model_validate(values))
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                if "lora_B" in name or name.startswith("prompt_adapter.up"):
-                    parameter.normal_(std=0.5)
-        folder = tmp_path / "model"
-        save_speech_lm(model, tokenizer, folder)
-        return folder
 
-    return save
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a model with much that has to be put together again: tied, shared, anchored."""
+    qwen = {
+        "model_type": "qwen3",
+        "num_key_value_heads": 1,
+        "head_dim": 16,
+        "tie_word_embeddings": True,
+        "num_hidden_layers": 4,
+    }
+    parts = {"adapter": {"kind": "ctc_pooling"}, "llm": qwen, "lora": {"rank": 2, "layout": "fused"}}
+    return save_random(tmp_path_factory.mktemp("checkpoint") / "model", **parts)
+
+
+@pytest.fixture(scope="session")
+def exported(checkpoint: Path) -> Path:
+    """`checkpoint`, exported with LoRA apart; to be read only."""
+    return export_hf(checkpoint, checkpoint.with_name("exported"), merge=False).folder
+
+
+@pytest.fixture(scope="session")
+def loaded() -> Callable[[Path], tuple[Any, Any]]:
+    """`loaded(folder)` is processor and model, as transformers loads them."""
+    return lambda folder: (AutoProcessor.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder))
+
+
+@pytest.fixture(scope="session")
+def both(exported: Path, loaded: Any) -> tuple[Any, Any]:
+    """Processor and model of `exported`."""
+    return loaded(exported)
 
 
 @pytest.fixture(scope="session")

@@ -18,13 +18,14 @@ from sonant.models.checkpoint import load_speech_lm
 Saved = Callable[..., Path]
 
 
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")  # peft's, of transformers
 @pytest.mark.parametrize(
     "parts",
     [
         {},
         {"lora": {"rank": 3, "alpha": 7.0, "layout": "fused", "init": "xavier"}},
         {"lora": {"rank": 2, "targets": ("q_proj", "v_proj")}, "prompt_lora": {"form": "fixed", "scale": 0.25}},
-        {"of_llm": {"dtype": "bfloat16"}},
+        {"dtype": "bfloat16"},
     ],
     ids=["separate", "fused", "of a fixed scale", "half precision"],
 )
@@ -37,7 +38,7 @@ def test_peft_gives_the_logits_of_the_model(saved: Saved, tmp_path: Path, parts:
         before = base(token_ids).logits
         tuned = PeftModel.from_pretrained(base, tmp_path / "lora").eval()
         found, expected = tuned(token_ids).logits, model.llm(token_ids).logits
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(found, expected, atol=1e-5 * float(expected.abs().max()), rtol=0)
     assert (found - before).abs().max() > 0.1
 
 

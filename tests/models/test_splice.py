@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sonant.models.splice import IGNORED, Slots, Spliced, splice
+from sonant.models.splice import IGNORED, Slots, Spliced, pad_left, splice
 
 DIM = 3
 
@@ -110,3 +110,14 @@ def test_text_only_rows_pass_through_without_audio() -> None:
     assert torch.equal(spliced.inputs_embeds[0], fields["token_embeds"][0])
     assert spliced.is_audio.sum() == 0
     assert spliced.lengths.tolist() == [5, 3]
+
+
+def test_rows_go_to_the_right_end_for_decoding() -> None:
+    spliced, fields, _ = _splice([(3, [(1, 2)]), (2, [])])
+    embeds, mask = spliced.left_padded()
+    assert mask.long().tolist() == [[1, 1, 1, 1, 1], [0, 0, 0, 1, 1]]
+    assert torch.equal(embeds[0], spliced.inputs_embeds[0])
+    assert torch.equal(embeds[1, 3:], fields["token_embeds"][1, :2])
+    assert embeds[1, :3].eq(0).all()
+    ids, _ = pad_left(torch.tensor([[1, 2, 0], [3, 4, 5], [0, 0, 0]]), torch.tensor([2, 3, 0]))
+    assert ids.tolist() == [[0, 1, 2], [3, 4, 5], [0, 0, 0]]

@@ -7,6 +7,8 @@ A slot is a place, not a token, so the prompt is longer than its tokens. Embeddi
 generation begins; transformers takes both beside the ids, and puts what is said behind the ids.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -38,7 +40,8 @@ class SonantForConditionalGeneration(PreTrainedModel, GenerationMixin):
         super().__init__(config)
         from sonant.models.build import build_speech_lm
 
-        self.speech_lm: SpeechLM = build_speech_lm(speech_lm_config(config, attention=attention))
+        with _float32_by_default():
+            self.speech_lm: SpeechLM = build_speech_lm(speech_lm_config(config, attention=attention))
         config.text_config = self.speech_lm.llm.config
         self._tied_weights_keys = _ties(self.speech_lm)
         self.post_init()
@@ -169,6 +172,17 @@ def speech_lm_config(config: SonantConfig, *, attention: str | None = None) -> "
         llm["attention"] = attention
     llm["architecture"] = {**architecture_of(text), "model_type": text.model_type}
     return validate(SpeechLMConfig, {**known, "llm": llm}, where="config.json")
+
+
+@contextmanager
+def _float32_by_default() -> Iterator[None]:
+    """Parts say their own dtypes; what says none is float32. Transformers makes the LLM's the default meanwhile."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def _ties(model: "SpeechLM") -> dict[str, str]:
