@@ -63,7 +63,7 @@ class Session:
             return self.refuse(error, event_id=shapes.event_id_of(message))
         try:
             self._do(event)
-        except SonantError as error:
+        except Exception as error:  # a fault of ours is told in fixed words, and logged
             return self.refuse(error, event_id=event.event_id)
         return self._taken()
 

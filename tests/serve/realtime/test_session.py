@@ -136,6 +136,17 @@ def test_a_fault_of_ours_is_told_in_fixed_words(talk: Talk, caplog: pytest.LogCa
     assert "0xdeadbeef" in caplog.text
 
 
+def test_a_fault_of_ours_ends_no_session(
+    talk: Talk, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr("sonant.serve.realtime.session.item_of", lambda *_, **__: 1 / 0)
+        (event,) = talk.write("one")
+    assert event["error"]["type"] == "server_error"
+    assert "ZeroDivisionError" in caplog.text
+    assert types(talk.write("one")) == ["conversation.item.added", "conversation.item.done"]
+
+
 def test_items_are_created_shown_and_deleted(talk: Talk) -> None:
     added, done = talk.write("one")
     assert types([added, done]) == ["conversation.item.added", "conversation.item.done"]
