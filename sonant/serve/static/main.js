@@ -148,7 +148,7 @@ function refused(error, conversation) {
   } else if (error.status === 0) {
     connect();
   }
-  const wait = error.retryAfter ? ` Try again in ${error.retryAfter} s.` : "";
+  const wait = error.retryAfter ? `\nTry again in ${error.retryAfter} s.` : "";
   if (conversation === current) thread.offer(`${error.message}${wait}`);
 }
 
