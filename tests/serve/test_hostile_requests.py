@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 from numpy.typing import NDArray
-from serving import Scripted, wav
+from serving import Scripted, scripted_service, wav
 from starlette.testclient import TestClient
 
 from bench.fuzz import leaks
@@ -39,6 +39,29 @@ class DecoderHere:
 
     def close(self) -> None:
         pass
+
+
+@pytest.fixture(scope="module")
+def told() -> Scripted:
+    return Scripted()
+
+
+@pytest.fixture(scope="module")
+def app_client(told: Scripted) -> Iterator[TestClient]:
+    with TestClient(create_app(scripted_service(told)), base_url="http://localhost") as client:
+        yield client
+
+
+@pytest.fixture
+def scripted(told: Scripted) -> Scripted:
+    told.__init__()  # type: ignore[misc]
+    return told
+
+
+@pytest.fixture
+def client(app_client: TestClient, scripted: Scripted) -> TestClient:
+    """A client of one server for all tests here, whose answers are `scripted`."""
+    return app_client
 
 
 @pytest.fixture(scope="module")
@@ -285,6 +308,11 @@ def test_twisted_json_is_refused_in_few_words_and_the_next_request_is_answered(c
     assert len(answer.content) < 2000
     assert not leaks(answer.text)
     assert raw(client, GOOD).status_code == 200
+
+
+def test_a_text_of_commas_is_a_text_and_megabytes_of_a_recording_are_one_value(client: TestClient) -> None:
+    texts = [{"type": "text", "text": "," * 50_000}] * 2
+    assert client.post(CHAT, json=asked(*texts, heard(wav(60.0)))).status_code == 200
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "", "x"])

@@ -1,6 +1,7 @@
 """The decoding worker and its keeper: every recording gets samples or a reason, and the next one is heard."""
 
 import asyncio
+import dataclasses
 import logging
 import os
 import signal
@@ -12,11 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from serving import scripted_service
+from starlette.testclient import TestClient
 
 from bench.damaged import FORMATS, SILENT_AAC, encoded, tone
 from sonant.audio.io import load
 from sonant.errors import AudioError, ClosingError, ConfigError
 from sonant.serve import untrusted_audio
+from sonant.serve.app import create_app
 from sonant.serve.decode_worker import decode as decode_here
 from sonant.serve.untrusted_audio import AudioDecoder, as_part
 
@@ -130,6 +134,17 @@ def test_a_recording_that_brings_its_decoder_down_is_refused_and_the_next_one_is
     )
     assert "is started anew" in caplog.text
     assert isinstance(heard(fragile, GOOD), np.ndarray)
+
+
+@pytest.mark.recipe
+def test_a_server_whose_decoder_dies_refuses_that_request_alone(fragile: AudioDecoder) -> None:
+    service = dataclasses.replace(scripted_service(), decoder=fragile)
+    client = TestClient(create_app(service), base_url="http://localhost")  # not entered: it would close the decoder
+    told = []
+    for data in (GOOD, b"SEGV", GOOD, b"KILL", GOOD):
+        files = {"file": ("clip", data)}
+        told.append(client.post("/v1/audio/transcriptions", data={"model": "tiny"}, files=files).status_code)
+    assert told == [200, 400, 200, 400, 200]
 
 
 @pytest.mark.recipe
