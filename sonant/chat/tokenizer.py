@@ -73,11 +73,13 @@ class ChatTokenizer:
     def frame(self, roles: tuple[str, ...], *, add_generation_prompt: bool = False) -> Frame:
         """Returns what the chat template puts around messages of these roles (see `sonant.chat.template.frame`)."""
         key = roles, add_generation_prompt
-        if key not in self._frames:
+        found = self._frames.get(key)
+        if found is None:
+            found = frame(self.hf, roles, add_generation_prompt=add_generation_prompt)
             if len(self._frames) >= MAX_FRAMES:
                 self._frames.clear()
-            self._frames[key] = frame(self.hf, roles, add_generation_prompt=add_generation_prompt)
-        return self._frames[key]
+            self._frames[key] = found
+        return found
 
     @cached_property
     def end_of_turn_id(self) -> int:

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from sonant.chat.tokenizer import ChatTokenizer
+from sonant.chat.tokenizer import MAX_FRAMES, ChatTokenizer
 from sonant.errors import ChatError
 from sonant.models.parts import resolve_part
 from sonant.testing import TEMPLATES, byte_tokenizer, chat_tokenizer
@@ -139,3 +139,11 @@ def test_a_byte_that_a_vocabulary_has_no_piece_for_is_that_byte():
     tokenizer = ChatTokenizer.from_folder(resolve_part("tiny/llm"))
     ids = tokenizer.encode_text("a €")
     assert b"".join(map(tokenizer.token_bytes, ids)).decode() == " a €"  # sentencepiece's habit: a space of its own
+
+
+def test_frames_of_roles_that_clients_choose_do_not_pile_up():
+    tokenizer = byte_tokenizer()
+    for count in range(2 * MAX_FRAMES):
+        roles = tuple("user" if count >> place & 1 else "assistant" for place in range(10))
+        assert tokenizer.frame(roles) == tokenizer.frame(roles)
+        assert len(tokenizer._frames) <= MAX_FRAMES
