@@ -20,6 +20,7 @@ speaking     ten thousand sentences spoken and stored
 speaking_aloud  how fast an answer is said: real-time factor, time to first sound
 serving      a server: first token, 32 clients, overload, SIGTERM, beside `transformers serve`
 fuzz         2,400 damaged recordings against a running server
+realtime     turns found in noise, turns in noise alone; end of a turn to the first word over a WebSocket
 page         the page in Chromium: end of speech to the first word on the screen
 batch        8 unequal clips together against each alone
 cache        frames of a frozen encoder written, read, and trained from
@@ -46,6 +47,7 @@ NAMES = (
     "page",
     "serving",
     "fuzz",
+    "realtime",
     "builders",
     "cache",
     "speechmapper",
