@@ -92,8 +92,8 @@ async def _ask(url: str, fact: Fact) -> tuple[float, bool]:
             elif event.type == "response.done":
                 break
         speaking.cancel()
-        assert event.type == "response.done"
-        return first_s - ended_s, event.response.output[0].content[0].text == fact.statement
+        answer: Any = event
+        return first_s - ended_s, answer.response.output[0].content[0].text == fact.statement
 
 
 async def _speak(connection: Any, voice: NDArray[np.float32], *, began: float) -> None:

@@ -44,9 +44,6 @@ class Heard:
     coding: Coding
     transcript: str | None = None
 
-    def __post_init__(self) -> None:
-        self._part = AudioPart(data=self.coding.as_wav(self.samples))
-
     @property
     def duration_s(self) -> float:
         """Returns its length."""
@@ -54,7 +51,7 @@ class Heard:
 
     def part(self) -> AudioPart:
         """Returns what the model hears."""
-        return self._part
+        return AudioPart(data=self.coding.as_wav(self.samples))
 
     def to_json(self, role: Role, *, with_audio: bool) -> dict[str, Any]:
         """Returns the content as clients see it; its sound only if asked for."""

@@ -44,7 +44,7 @@ def test_sound_as_a_wav_file_is_the_same_sound() -> None:
 def test_what_is_pushed_in_pieces_is_what_is_pushed_at_once(name: str, rate_hz: int) -> None:
     coding = CODINGS[name]  # type: ignore[index]
     whole = as_pcm(resample(TONE, from_hz=rate_hz, to_hz=coding.sample_rate_hz))
-    for size in (1, 333, 4_000, 8_000):
+    for size in (33, 4_000, 8_000):
         outgoing = Outgoing(rate_hz, coding)
         pieces = [outgoing.push(TONE[start : start + size]) for start in range(0, len(TONE), size)]
         made = np.concatenate([*pieces, outgoing.finish()])

@@ -5,7 +5,9 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
+from scripted_session import pcm, room, syllables
 from serving import Scripted, scripted_service
 from starlette.testclient import TestClient, WebSocketDenialResponse, WebSocketTestSession
 from starlette.websockets import WebSocketDisconnect
@@ -13,6 +15,7 @@ from starlette.websockets import WebSocketDisconnect
 from sonant.errors import BusyError
 from sonant.serve.app import create_app
 from sonant.serve.questions import TextDelta
+from sonant.serve.realtime.routes import LONG_MESSAGE
 
 KEY = "k" * 20
 
@@ -148,6 +151,16 @@ def test_messages_that_are_binary_or_too_long_are_refused_and_the_session_goes_o
         assert socket.receive_json()["error"]["code"] == "too_large"
         ask(socket)
         assert until(socket, "response.done")[-1]["response"]["status"] == "completed"
+
+
+def test_sound_may_come_all_at_once(client: TestClient) -> None:
+    sound = pcm(np.concatenate([room(3.0), syllables(2.0), room(3.0)]))
+    assert len(sound) > LONG_MESSAGE
+    with connect(client) as socket:
+        socket.send_json({"type": "input_audio_buffer.append", "audio": sound})
+        events = until(socket, "response.done")
+        assert events[-1]["response"]["status"] == "completed"
+        assert "input_audio_buffer.committed" in [event["type"] for event in events]
 
 
 def test_who_says_nothing_is_told_and_left(server: Any) -> None:
