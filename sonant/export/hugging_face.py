@@ -93,10 +93,10 @@ def _remarks(model: SpeechLM, *, merge: bool, has_vocoder: bool) -> tuple[str, .
         kept = f"The LoRA of {layers} linear layers is kept apart, {apart}"
         remarks = [f"The LoRA of {layers} linear layers is merged into the LLM." if merge else kept]
     if model.speech_head is not None:
-        with_what = 'vocoder="vocoder" of this folder' if has_vocoder else "no vocoder: Griffin-Lim makes the sound"
+        vocoder = ', vocoder="THIS FOLDER/vocoder"' if has_vocoder else ""
         remarks.append(
             "The voice is inside, but `generate` only writes; sonant.generate.assistant.Assistant(model.speech_lm, "
-            f"processor.chat_tokenizer) speaks ({with_what})."
+            f"processor.chat_tokenizer{vocoder}) speaks."
         )
     return tuple(remarks)
 

@@ -152,6 +152,11 @@ def test_a_voice_goes_along_and_speaks(
     theirs = spoken.speak(questions[0])
     assert mine.text == theirs.text
     torch.testing.assert_close(torch.from_numpy(mine.samples), torch.from_numpy(theirs.samples), atol=1e-4, rtol=0)
+    (folder / "vocoder").mkdir()
+    (folder / "vocoder" / "config.json").write_text("{}")
+    with_vocoder = export_hf(folder, tmp_path / "with vocoder")
+    assert (with_vocoder.folder / "vocoder" / "config.json").read_text() == "{}"
+    assert "/vocoder" in with_vocoder.remarks[-1]
 
 
 def test_half_precision_is_that_of_the_llm_alone(

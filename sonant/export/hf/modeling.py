@@ -48,24 +48,23 @@ class SonantForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.all_tied_weights_keys = dict(self._tied_weights_keys)
 
     @classmethod
-    def from_pretrained(
-        cls, folder: Any, *args: Any, output_loading_info: bool = False, use_safetensors: bool = True, **kwargs: Any
-    ) -> Any:
-        """Returns the model in `folder`, as transformers does.
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Returns the model in a folder or of a hub id, as transformers does.
 
         Raises: CheckpointError if the weights are no safetensors, or do not fit the configuration.
         """
         from sonant.models.build import anchor_adapter
 
-        if use_safetensors is False:
-            raise CheckpointError(f"{folder}: use_safetensors=False asks for a pickle, which Sonant never reads")
-        model, info = super().from_pretrained(folder, *args, output_loading_info=True, use_safetensors=True, **kwargs)
+        where, with_info = pretrained_model_name_or_path, kwargs.pop("output_loading_info", False)
+        if kwargs.pop("use_safetensors", True) is False:
+            raise CheckpointError(f"{where}: use_safetensors=False asks for a pickle, which Sonant never reads")
+        model, info = super().from_pretrained(where, *args, output_loading_info=True, use_safetensors=True, **kwargs)
         if wrong := sorted({*info["missing_keys"], *info["unexpected_keys"]}):
             raise CheckpointError(
-                f"{folder}: its weights are not those of config.json: {', '.join(wrong[:5])}; export again"
+                f"{where}: its weights are not those of config.json: {', '.join(wrong[:5])}; export again"
             )
         anchor_adapter(model.speech_lm.adapter, model.speech_lm.llm)
-        return (model, info) if output_loading_info else model
+        return (model, info) if with_info else model
 
     def forward(
         self,

@@ -40,9 +40,9 @@ class SonantProcessor(ProcessorMixin):
         self.chat_tokenizer = ChatTokenizer(tokenizer)
 
     @classmethod
-    def from_pretrained(cls, folder: Any, **kwargs: Any) -> Any:
-        """Returns the processor in `folder`, as transformers does; code that came along never runs."""
-        return super().from_pretrained(folder, **{**kwargs, "trust_remote_code": False})
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
+        """Returns the processor in a folder, as transformers does; code that came along never runs."""
+        return super().from_pretrained(pretrained_model_name_or_path, **{**kwargs, "trust_remote_code": False})
 
     def __call__(self, conversations: Any, *, return_tensors: str = "pt") -> BatchFeature:
         """Returns the tensors (`sonant.export.hf.inputs`) of one question, or of several as the rows of a batch.
