@@ -68,8 +68,8 @@ def answers() -> list[Figure]:
         told = [asyncio.run(_ask(server.url, fact)) for fact in asked]
     waits_ms = sorted(1000 * wait_s for wait_s, _ in told[1:])  # the first warms the model up
     return [
-        at_most("end of the turn to the first word, median", 200, [waits_ms[len(waits_ms) // 2]], "ms"),
-        at_most("the same, 19 of 20 are below", 400, [waits_ms[int(0.95 * len(waits_ms))]], "ms"),
+        at_most("end of the turn to the first word, median", 80, [waits_ms[len(waits_ms) // 2]], "ms"),
+        at_most("the same, 19 of 20 are below", 160, [waits_ms[int(0.95 * len(waits_ms))]], "ms"),
         at_least(f"right answers, of {len(told)}", len(told) - 2, [sum(right for _, right in told)], ""),
     ]
 
