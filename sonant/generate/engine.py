@@ -222,7 +222,7 @@ def generate(
 
 def _prefill(model: SpeechLM, spliced: Spliced, rows: list[Row], *, scale: Tensor | None) -> _Lines:
     """Returns the state after the prompts, with the logits of each row's first answer token."""
-    embeds, mask = _pad_left(spliced.inputs_embeds, spliced.lengths)
+    embeds, mask = spliced.left_padded()
     cache = DynamicCache()
     out = model.llm(
         inputs_embeds=embeds,
@@ -248,12 +248,3 @@ def _next_logits(model: SpeechLM, lines: _Lines) -> Tensor:
     )
     logits: Tensor = out.logits[:, -1].float()
     return logits
-
-
-def _pad_left(embeds: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns (B, L, D) with every row moved to the right end, and its (B, L) bool mask."""
-    width = embeds.shape[1]
-    column = torch.arange(width, device=embeds.device) - (width - lengths[:, None])  # (B, L) place in the original
-    mask = column >= 0
-    source = column.clamp(min=0)[..., None].expand_as(embeds)
-    return embeds.gather(1, source) * mask[..., None], mask

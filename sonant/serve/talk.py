@@ -22,6 +22,7 @@ class Talk:
     def __init__(self, question: Question, answer: Answer, *, tokenizer: ChatTokenizer) -> None:
         self.question, self.answer = question, answer
         self.began = time.perf_counter()
+        self.ready = self.began  # when it could join
         self.example: Example | None = None  # the question as the model reads it, once it is made
         self.writing = Writing(tokenizer, stop=question.stop)
         self.alone = False  # it is answered in no company
