@@ -212,7 +212,7 @@ async function keep(conversation) {
 
 async function list() {
   sessionStorage.setItem(OPEN, current.id);
-  sidebar.show(await store.all(), current.id);
+  sidebar.show(await store.titles(), current.id);
 }
 
 /** Shows a conversation. @param {Conversation} conversation */
@@ -229,13 +229,13 @@ async function show(conversation) {
 
 /** @param {string} id */
 async function open(id) {
-  const found = (await store.all()).find((conversation) => conversation.id === id);
+  const found = await store.get(id);
   if (found && id !== current.id) await show(found);
 }
 
 /** @param {string} id @param {string} title */
 async function rename(id, title) {
-  const found = id === current.id ? current : (await store.all()).find((conversation) => conversation.id === id);
+  const found = id === current.id ? current : await store.get(id);
   Object.assign(found, { title, named: true });
   await store.save(found);
   await list();
@@ -243,7 +243,7 @@ async function rename(id, title) {
 
 /** Deletes a conversation, and offers to bring it back. @param {string} id */
 async function remove(id) {
-  const found = (await store.all()).find((conversation) => conversation.id === id);
+  const found = await store.get(id);
   await store.delete(id);
   if (id === current.id) await show(fresh());
   await list();
@@ -256,9 +256,11 @@ async function remove(id) {
 
 /** Gives a conversation, or all, as a manifest. @param {string | null} id */
 async function save(id) {
-  const chosen = (await store.all()).filter((conversation) => id === null || conversation.id === id);
+  const chosen = (await store.titles()).filter((title) => id === null || title.id === id);
   const name = id === null ? "conversations" : chosen[0].title.replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 40);
-  download(`${name || "conversation"}.jsonl`, chosen.map((conversation) => `${toLine(conversation)}\n`).join(""));
+  const lines = [];
+  for (const title of chosen) lines.push(`${toLine(await store.get(title.id))}\n`);
+  download(`${name || "conversation"}.jsonl`, lines);
 }
 
 /** Takes the conversations of a manifest in. @param {File} file */
@@ -325,7 +327,7 @@ function listen() {
     if (event.target === talk) event.preventDefault(); // Firefox would click it
     talking.release();
   });
-  window.addEventListener("blur", () => talking.release());
+  window.addEventListener("blur", () => talking.state === "held" && talking.cancel()); // its end might not be seen
   document.addEventListener("dragover", (event) => {
     event.preventDefault();
     document.body.classList.add("dropping");

@@ -2,7 +2,7 @@
 
 import { byId, el, iconButton } from "./dom.js";
 
-/** @typedef {import("./types.js").Conversation} Conversation */
+/** @typedef {import("./store.js").Title} Title */
 
 export class Sidebar {
   /**
@@ -36,14 +36,14 @@ export class Sidebar {
     byId("menu").setAttribute("aria-expanded", String(open));
   }
 
-  /** Lists conversations. @param {Conversation[]} conversations @param {string} current */
+  /** Lists conversations. @param {Title[]} conversations @param {string} current */
   show(conversations, current) {
     this.list.replaceChildren(...conversations.map((conversation) => this.#item(conversation, conversation.id === current)));
     byId("none-yet").hidden = conversations.length > 0;
     byId("export-all").disabled = !conversations.length;
   }
 
-  /** @param {Conversation} conversation @param {boolean} isCurrent */
+  /** @param {Title} conversation @param {boolean} isCurrent */
   #item({ id, title }, isCurrent) {
     const name = el("button", { type: "button", className: "name", onclick: () => this.#and(() => this.told.onOpen(id)) }, title);
     if (isCurrent) name.setAttribute("aria-current", "true");
@@ -85,9 +85,9 @@ export class Sidebar {
   }
 }
 
-/** Gives the reader a file. @param {string} name @param {string} text */
-export function download(name, text) {
-  const address = URL.createObjectURL(new Blob([text], { type: "application/jsonl" }));
+/** Gives the reader a file. @param {string} name @param {string[]} lines */
+export function download(name, lines) {
+  const address = URL.createObjectURL(new Blob(lines, { type: "application/jsonl" }));
   el("a", { href: address, download: name }).click();
   setTimeout(() => URL.revokeObjectURL(address), 10000);
 }

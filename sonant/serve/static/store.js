@@ -1,9 +1,11 @@
 /** Conversations in IndexedDB, settings in localStorage, the key for this tab alone. Nothing leaves the browser. */
 
 /** @typedef {import("./types.js").Conversation} Conversation @typedef {import("./types.js").Settings} Settings */
+/** @typedef {Pick<Conversation, "id" | "title" | "updatedAt">} Title */
 
 /** @type {Settings} */
 const DEFAULTS = { key: "", instructions: "", maxTokens: null, temperature: 0, speak: true, transcripts: true, theme: "system" };
+const TABLES = ["titles", "conversations"];
 const SETTINGS = "sonant.settings";
 const KEY = "sonant.key";
 
@@ -31,7 +33,7 @@ export function saveSettings({ key, ...settings }) {
   }
 }
 
-/** Conversations, kept in the browser; in memory alone where the browser keeps nothing. */
+/** Conversations, kept in the browser; in memory alone where the browser keeps nothing. Titles are read without clips. */
 export class Store {
   /** @param {IDBDatabase | null} database */
   constructor(database) {
@@ -44,7 +46,7 @@ export class Store {
   static async open() {
     try {
       const request = indexedDB.open("sonant", 1);
-      request.onupgradeneeded = () => request.result.createObjectStore("conversations", { keyPath: "id" });
+      request.onupgradeneeded = () => TABLES.forEach((name) => request.result.createObjectStore(name, { keyPath: "id" }));
       return new Store(await done(request));
     } catch {
       return new Store(null);
@@ -56,27 +58,36 @@ export class Store {
     return this.database !== null;
   }
 
-  /** Returns every conversation, the latest first. @returns {Promise<Conversation[]>} */
-  async all() {
-    const found = this.database ? await done(this.#table("readonly").getAll()) : [...this.memory.values()];
+  /** Returns what conversations there are, the latest first. @returns {Promise<Title[]>} */
+  async titles() {
+    const found = this.database ? await done(this.#table("titles").getAll()) : [...this.memory.values()];
     return found.sort((a, b) => b.updatedAt - a.updatedAt);
+  }
+
+  /** Returns a conversation, undefined if there is none of that id. @param {string} id @returns {Promise<Conversation | undefined>} */
+  async get(id) {
+    return this.database ? done(this.#table("conversations").get(id)) : this.memory.get(id);
   }
 
   /** Keeps a conversation as it is now. @param {Conversation} conversation */
   async save(conversation) {
-    if (this.database) await done(this.#table("readwrite").put(conversation));
-    else this.memory.set(conversation.id, conversation);
+    const { id, title, updatedAt } = conversation;
+    if (!this.database) return void this.memory.set(id, conversation);
+    const change = this.database.transaction(TABLES, "readwrite");
+    change.objectStore("titles").put({ id, title, updatedAt });
+    await done(change.objectStore("conversations").put(conversation));
   }
 
   /** Forgets a conversation. @param {string} id */
   async delete(id) {
-    if (this.database) await done(this.#table("readwrite").delete(id));
-    else this.memory.delete(id);
+    if (!this.database) return void this.memory.delete(id);
+    const change = this.database.transaction(TABLES, "readwrite");
+    await Promise.all(TABLES.map((name) => done(change.objectStore(name).delete(id))));
   }
 
-  /** @param {IDBTransactionMode} mode */
-  #table(mode) {
-    return this.database.transaction("conversations", mode).objectStore("conversations");
+  /** @param {string} name */
+  #table(name) {
+    return this.database.transaction(name).objectStore(name);
   }
 }
 
