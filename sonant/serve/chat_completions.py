@@ -34,7 +34,7 @@ from sonant.serve.chat_shapes import (
 from sonant.serve.conversations import conversation_of
 from sonant.serve.failures import RefusedError
 from sonant.serve.models import check_model
-from sonant.serve.questions import Event, Finished, Question, SoundDelta, TextDelta, TokenScore
+from sonant.serve.questions import Event, Finished, Question, Reason, SoundDelta, TextDelta, TokenScore
 from sonant.serve.service import Service
 from sonant.serve.sounds import PCMStream, SoundFormat, written
 from sonant.serve.voices import check_has_voice, voice_named
@@ -217,7 +217,7 @@ class _Completing:
         return Choice(
             index=index,
             message=AnswerMessage(role="assistant", content=text, refusal=None, **audio),
-            finish_reason=answer.end.reason,
+            finish_reason=_reason(answer.end),
             logprobs=self._logprobs(answer.tokens),
         )
 
@@ -238,7 +238,7 @@ class _Completing:
         self, index: int, delta: Delta, *, reason: Finished | None = None, logprobs: ChatLogprobs | None = None
     ) -> str:
         scores = {} if logprobs is None else {"logprobs": logprobs}
-        finish_reason = None if reason is None else reason.reason
+        finish_reason = None if reason is None else _reason(reason)
         return sse(self._event((ChunkChoice(index=index, delta=delta, finish_reason=finish_reason, **scores),)))
 
     def _event(self, choices: tuple[ChunkChoice, ...], *, usage: Usage | None = None) -> ChatChunk:
@@ -265,6 +265,11 @@ class _Completing:
                 for score in tokens
             )
         )
+
+
+def _reason(end: Finished) -> Reason:
+    """Why an answer ended; one whose sound was cut off is not whole."""
+    return "length" if end.spoken is not None and not end.spoken.speech_finished else end.reason
 
 
 def _usage(ends: list[Finished]) -> Usage:

@@ -30,7 +30,7 @@ def load_service(folder: str | os.PathLike[str], settings: ServeConfig, *, devic
     settings.check_lock()
     for host in settings.media_hosts:
         MediaHost.parse(host)
-    voices = {name: None if path is None else _recording(path) for name, path in settings.voices.items()}
+    lent = {name: None if path is None else _recording(path) for name, path in settings.voices.items()}
     assistant = Assistant.from_folder(folder, device=device)
     head = assistant.model.speech_head
     return Service(
@@ -43,7 +43,7 @@ def load_service(folder: str | os.PathLike[str], settings: ServeConfig, *, devic
         settings=settings,
         model_name=settings.model_name or Path(folder).resolve().name,
         has_voice=head is not None,
-        voices=voices,
+        voices={"default": None, **lent},
         spoken_after=None if head is None else head.config.spoken_after,
     )
 

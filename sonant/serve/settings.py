@@ -83,8 +83,9 @@ class ServeConfig(Config):
 
     # What the audio endpoints ask of the model, and how.
     wordings: Wordings = Wordings()
-    # Name -> a recording of whoever lends it, for models that speak in the voice they heard last; null: as they come.
-    voices: dict[str, str | None] = Field(default_factory=lambda: dict[str, str | None](default=None), min_length=1)
+    # Name -> a recording of whoever lends it, for models that speak in the voice they heard last; null is another name
+    # of the model's own, "default".
+    voices: dict[str, str | None] = Field(default_factory=dict)
     segment_s: Seconds = 30.0  # longer recordings are cut at silences before they are transcribed
 
     @property

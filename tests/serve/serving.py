@@ -105,11 +105,11 @@ def written(*deltas: str, reason: Any = "stop", scored: bool = False) -> list[Ev
     return [*texts, Finished("".join(deltas), reason, prompt_tokens=7, completion_tokens=len(deltas) + 1)]
 
 
-def said(text: str, *chunks: NDArray[np.float32], rate_hz: int = 16_000) -> list[Event]:
+def said(text: str, *chunks: NDArray[np.float32], rate_hz: int = 16_000, cut_off: bool = False) -> list[Event]:
     """The events of an answer that is written and then said."""
     whole = np.concatenate([np.zeros(0, np.float32), *chunks])
     nothing = np.zeros((0, 1), np.float32)
-    spoken = SpokenReply(text, text, (), True, True, whole, rate_hz, nothing, 0.1)
+    spoken = SpokenReply(text, text, (), True, not cut_off, whole, rate_hz, nothing, 0.1)
     return [TextDelta(text), *(SoundDelta(chunk, rate_hz) for chunk in chunks), Finished(text, "stop", 7, 3, spoken)]
 
 

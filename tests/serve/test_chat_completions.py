@@ -217,6 +217,11 @@ def test_a_spoken_answer_streams_as_pcm_without_seams(openai_client: OpenAI, ans
     assert len({each.id for each in audio}) == 1
 
 
+def test_an_answer_whose_sound_was_cut_off_is_not_whole(speaking_client: TestClient, scripted: Scripted) -> None:
+    scripted.told = lambda question: said("an answer", tone(0.1), cut_off=True)
+    assert ask(speaking_client, **ALOUD).json()["choices"][0]["finish_reason"] == "length"
+
+
 def test_an_earlier_spoken_answer_is_known_by_its_id(speaking_client: TestClient, scripted: Scripted) -> None:
     scripted.told = lambda question: said("an answer", tone(0.1)) if question.spoken else written("well")
     first = ask(speaking_client, **ALOUD).json()["choices"][0]["message"]

@@ -86,7 +86,7 @@ def test_voices_are_read_once_and_media_hosts_are_checked(
     clip.write_bytes(wav())
     service = load_service(cascade_folder, ServeConfig(voices={"anna": str(clip)}))
     assert (service.model_name, service.has_voice) == ("cascade", False)
-    assert service.voices == {"anna": AudioPart(data=wav())}
+    assert service.voices == {"default": None, "anna": AudioPart(data=wav())}
     with pytest.raises(ConfigError, match="media host"):
         load_service(cascade_folder, ServeConfig(media_hosts=("http://a/b",)))
 

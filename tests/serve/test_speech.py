@@ -92,6 +92,27 @@ def test_what_is_too_loud_is_clipped_and_not_wrapped_around(speaking_client: Tes
     assert samples[100:-100].min() == 32_767
 
 
+def test_sentences_are_said_one_by_one_and_heard_as_one(speaking_client: TestClient, scripted: Scripted) -> None:
+    scripted.told = lambda question: said(question.answer, np.full(1600, 0.1 * len(scripted.questions), np.float32))[1:]
+    sound = speak(speaking_client, input="One. Two!  Three ... 4; five", response_format="wav").content
+    assert [question.answer for question in scripted.questions] == ["One.", "Two!", "Three ...", "4;", "five"]
+    samples, rate_hz = soundfile.read(io.BytesIO(sound))
+    assert len(samples) == 5 * rate_hz // 10
+    middles = samples[rate_hz // 20 :: rate_hz // 10]
+    np.testing.assert_allclose(middles, [0.0, 0.1, 0.2, 0.3, 0.4], atol=1e-3)
+
+
+@pytest.mark.parametrize("stream_format", ["audio", "sse"])
+def test_sound_that_was_cut_off_is_no_answer(
+    speaking_client: TestClient, scripted: Scripted, stream_format: str
+) -> None:
+    scripted.told = lambda question: said("long", tone(0.1), cut_off=True)[1:]
+    format = "pcm" if stream_format == "sse" else "wav"
+    answer = speak(speaking_client, response_format=format, stream_format=stream_format)
+    body = answer.text.split("data: ")[-1]
+    assert json.loads(body)["error"]["code"] == "cut_off"
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
