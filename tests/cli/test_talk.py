@@ -1,10 +1,16 @@
 import io
+import json
+import signal
+import subprocess
+import sys
 import webbrowser
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
@@ -130,3 +136,18 @@ def test_a_question_that_cannot_be_answered_is_told_and_forgotten(
     assert shown.status == 0
     assert "shorten" in shown.err
     assert Assistant.from_folder(model).reply(Conversation((user("who?"),))).text in shown.out
+
+
+@pytest.mark.recipe
+def test_the_command_serves_the_page_to_whoever_has_its_address_and_ends_in_peace(model: Path) -> None:
+    command = [sys.executable, "-m", "sonant", "talk", str(model), "--no-open", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        url, key = process.stdout.readline().split()[-1].split("/#key=")
+        assert b"<title>Sonant</title>" in urlopen(url).read()
+        with pytest.raises(HTTPError, match="401"):
+            urlopen(f"{url}/v1/models")
+        with urlopen(Request(f"{url}/v1/models", headers={"Authorization": f"Bearer {key}"})) as models:
+            assert json.load(models)["data"][0]["id"] == model.name
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
