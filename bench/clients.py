@@ -59,7 +59,11 @@ class Client:
         """Returns what was answered to a WAV file."""
         audio = {"data": base64.b64encode(clip).decode(), "format": "wav"}
         content = [{"type": "text", "text": "transcribe:"}, {"type": "input_audio", "input_audio": audio}]
-        body = {"model": self.model, "messages": [{"role": "user", "content": content}], "stream": self.stream}
+        body: dict[str, Any] = {
+            "model": self.model,
+            "messages": [{"role": "user", "content": content}],
+            "stream": self.stream,
+        }
         body |= {} if self.max_tokens is None else {"max_tokens": self.max_tokens, "temperature": 0.0}
         began = time.perf_counter()
         try:
