@@ -72,7 +72,7 @@ def test_the_auto_classes_find_ours(exported: Path) -> None:
     assert type(AutoConfig.from_pretrained(exported)) is SonantConfig
     assert type(AutoProcessor.from_pretrained(exported)) is SonantProcessor
     assert type(AutoModel.from_pretrained(exported)) is SonantForConditionalGeneration
-    assert AutoConfig.from_pretrained(exported).get_text_config().num_hidden_layers == 2
+    assert AutoConfig.from_pretrained(exported).get_text_config().num_hidden_layers == 4
 
 
 def test_generation_keeps_what_transformers_offers(both: Any, said: Said, questions: Any) -> None:

@@ -39,12 +39,11 @@ PARTS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("merge", [True, False], ids=["merged", "apart"])
 @pytest.mark.parametrize("parts", PARTS.values(), ids=PARTS)
 def test_the_tokens_are_those_of_the_assistant(
-    saved: Any, loaded: Any, answers: Any, said: Any, questions: Any, tmp_path: Path, parts: Any, merge: bool
+    saved: Any, loaded: Any, answers: Any, said: Any, questions: Any, tmp_path: Path, parts: Any
 ) -> None:
     folder = saved(**parts)
-    export_hf(folder, tmp_path / "out", merge=merge)
+    export_hf(folder, tmp_path / "out", merge=False)
     processor, model = loaded(tmp_path / "out")
     assert said(model, processor(questions)) == answers(folder)
