@@ -1,10 +1,10 @@
 """The line of questions: who was accepted, who can join, and how it went with them. For all threads."""
 
 import threading
-import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Literal
 
 from sonant.errors import BusyError, ClosingError
@@ -60,7 +60,7 @@ class Line:
                     retry_after_s=retry_after_s,
                 )
             if not self.open:
-                self._since = time.perf_counter()  # there is work again: the time before it does not count
+                self._since = perf_counter()  # there is work again: the time before it does not count
             self.open.add(talk)
             self.counts.accepted += 1
 
@@ -68,7 +68,7 @@ class Line:
         """Lets these join next, behind or before all others."""
         with self._changed:
             for talk in talks:
-                talk.ready = time.perf_counter()
+                talk.ready = perf_counter()
             if first:
                 self._ready.extendleft(reversed(talks))
             else:
@@ -89,7 +89,7 @@ class Line:
             for talk in [talk for talk in self._ready if talk.answer.cancelled]:
                 self._ready.remove(talk)
                 self.give_up(talk)
-            if company and self._ready and time.perf_counter() - self._ready[0].ready < _PATIENCE_S:
+            if company and self._ready and perf_counter() - self._ready[0].ready < _PATIENCE_S:
                 return []
             taken: list[Talk] = []
             while self._ready and len(taken) < places:
@@ -108,7 +108,7 @@ class Line:
         """An answer is over: its last event goes out."""
         talk.finish(reason, spoken=spoken)
         with self._changed:
-            now = time.perf_counter()
+            now = perf_counter()
             took, self._since = now - self._since, now
             begun = self.counts.finished > 0
             self._answer_s = (1 - _SMOOTHING) * self._answer_s + _SMOOTHING * took if begun else took

@@ -29,7 +29,7 @@ def with_talks(count: int, test: Callable[[list[Talk]], None]) -> None:
 
 def test_in_company_one_waits_a_moment_and_then_takes_the_others_along(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr("sonant.serve.line.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("sonant.serve.line.perf_counter", lambda: now[0])
 
     def test(talks: list[Talk]) -> None:
         waiting = Line(room=9)
@@ -74,7 +74,7 @@ def test_those_who_gave_up_lose_their_place_though_there_is_no_room_to_join() ->
 
 def test_when_to_ask_again_is_told_by_how_fast_answers_were_finished(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr("sonant.serve.line.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("sonant.serve.line.perf_counter", lambda: now[0])
 
     def test(talks: list[Talk]) -> None:
         waiting = Line(room=4)
