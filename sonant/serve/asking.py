@@ -125,9 +125,9 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
             return working.result()
         raise RefusedError("the client has gone", status=CLIENT_GONE)
     finally:
+        # Not awaited: in a request whose time is up, that would raise a cancellation that its deadline does not know.
         working.cancel()
         watching.cancel()
-        await asyncio.gather(working, watching, return_exceptions=True)
 
 
 class Stream(StreamingResponse):

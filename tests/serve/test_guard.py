@@ -262,6 +262,17 @@ def test_an_answer_that_nobody_waits_for_is_cancelled(url: str, scripted: Script
     wait_for(lambda: scripted.answers[0].cancelled)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_that_takes_too_long_is_cancelled(scripted: Scripted, stream: bool) -> None:
+    scripted.told = lambda question: written("never ", "ends")[:-1]
+    app = create_app(scripted_service(scripted, request_timeout_s=0.6))
+    with TestClient(app, base_url="http://localhost") as client:
+        answer = client.post("/v1/chat/completions", json=HELLO | {"stream": stream})
+    assert answer.status_code == (200 if stream else 503)
+    assert json.loads(answer.text.split("data: ")[-1])["error"]["code"] == "timeout"
+    assert scripted.answers[0].cancelled
+
+
 def wait_for(is_true: Callable[[], bool]) -> None:
     until = time.monotonic() + 20
     while not is_true():
