@@ -17,6 +17,7 @@ ORDERS = {
     "sonant": LIGHT,
     "the tables": "from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor\nimport sonant",
     "a room that imports the tables": "import sonant.models.build",
+    "each class": "import sonant.export.hf.modeling, sonant.export.hf.processing, sonant.export.hf.configuration",
 }
 KNOWN = """
 from sonant.export.hf.configuration import SonantConfig

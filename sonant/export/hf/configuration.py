@@ -2,7 +2,7 @@
 
 from typing import Any, ClassVar
 
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from sonant.errors import ModelError
 
@@ -20,12 +20,14 @@ class SonantConfig(PreTrainedConfig):
     """
 
     model_type = MODEL_TYPE
-    sub_configs: ClassVar[dict[str, Any]] = {"text_config": AutoConfig}
+    sub_configs: ClassVar[dict[str, Any]] = {"text_config": PreTrainedConfig}
 
     text_config: dict[str, Any] | PreTrainedConfig | None = None
     speech_lm: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
+        from transformers import AutoConfig  # its table takes this class in, which must be whole by then
+
         if "auto_map" in kwargs:
             raise ModelError("config.json: wants to run Python of its own (auto_map), which Sonant never does")
         if isinstance(self.text_config, dict):
