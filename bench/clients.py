@@ -36,6 +36,7 @@ class Asked:
     first_s: float = float("nan")  # from the question to the first text
     seconds: float = 0.0
     retry_after_s: float | None = None
+    error: str = ""  # what a stream told of a failure in its midst
 
 
 class Client:
@@ -92,6 +93,8 @@ async def _read(response: Any, began: float) -> Asked:
         async for line in response.aiter_lines():
             if not line.startswith("data: {"):
                 continue
+            if '"error"' in line[:20]:  # of `transformers serve` this need not be JSON
+                return Asked(200, text, error=line)
             event = json.loads(line.removeprefix("data: "))
             for choice in event.get("choices", ()):
                 if piece := choice["delta"].get("content"):
