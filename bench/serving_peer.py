@@ -1,8 +1,9 @@
 """Beside `transformers serve`: an audio LLM of the same size with random weights, the same clips, one run.
 
-Both have Whisper's encoder, 25 frames a second behind it, and write `NEW_TOKENS` tokens. Each is as it comes: Qwen2-Audio
-hears every clip padded to 30 s, ours at its own length (padded too, `pad_to_30s`, the gain is batching's alone). Answers are asked for whole: the peer's stream breaks off at bytes that make no character, which
-random weights say. Requests take turns between the servers, so that a busy machine slows both.
+Both have Whisper's encoder, 25 frames a second behind it, and write `NEW_TOKENS` tokens. Each is as it comes:
+Qwen2-Audio hears every clip padded to 30 s, ours at its own length (with `pad_to_30s` the gain would be batching's
+alone). Answers are asked for whole: the peer's stream breaks off at bytes that make no character, and random weights
+say such. Requests take turns between the servers, so that a busy machine slows both.
 """
 
 import asyncio
