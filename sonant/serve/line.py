@@ -106,7 +106,6 @@ class Line:
 
     def finish(self, talk: Talk, reason: Reason, *, spoken: SpokenReply | None = None) -> None:
         """An answer is over: its last event goes out."""
-        talk.finish(reason, spoken=spoken)
         with self._changed:
             now = perf_counter()
             took, self._since = now - self._since, now
@@ -115,11 +114,12 @@ class Line:
             self.counts.prompt_tokens += talk.num_read
             self.counts.completion_tokens += talk.num_taken
         self._close(talk, "finished")
+        talk.finish(reason, spoken=spoken)  # counted before it is told: whoever has heard it finds it counted
 
     def fail(self, talk: Talk, error: Exception) -> None:
         """An answer is over: what went wrong goes out."""
-        talk.answer.send(error)
         self._close(talk, "failed")
+        talk.answer.send(error)
 
     def give_up(self, talk: Talk) -> None:
         """An answer is over: nobody waits for it."""
