@@ -56,8 +56,10 @@ def write_provenance(folder: Path, source: Path, **facts: Any) -> None:
     (folder / "provenance.json").write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def write_card(exported: Exported, *, head: Mapping[str, Any], title: str, use: Sequence[str]) -> None:
-    """Writes README.md, a model card: `head` for the hub, what is inside, and how it is used."""
+def write_card(
+    exported: Exported, *, head: Mapping[str, Any], title: str, use: Sequence[str], language: str = "python"
+) -> None:
+    """Writes README.md, a model card: `head` for the hub, what is inside, and how it is used, said in `language`."""
     front = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in head.items()]
     rows = [f"| {part} | {count:,} |" for part, count in exported.parameters.items()]
     total = sum(exported.parameters.values())
@@ -65,7 +67,7 @@ def write_card(exported: Exported, *, head: Mapping[str, Any], title: str, use: 
         *("---", *front, "---", "", f"# {title}", "", f"Exported by Sonant {__version__}.", ""),
         *("| part | parameters |", "|---|---|", *rows, f"| together | {total:,} |", ""),
         *(f"- {remark}" for remark in exported.remarks),
-        *("", "```python", *use, "```", ""),
+        *("", f"```{language}", *use, "```", ""),
         "`provenance.json` says how it was trained. The licences of its parts and of its data hold for it, too.",
     ]
     (exported.folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")

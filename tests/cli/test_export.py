@@ -42,7 +42,13 @@ def test_lora_is_written_for_peft(sonant: Run, model: Path, tmp_path: Path) -> N
         assert "nothing to merge" in sonant("export", model, tmp_path / "other", "--to", "peft", flag).complaint
 
 
-@pytest.mark.parametrize("form", ["hf", "peft"])
+def test_a_model_is_written_for_vllm_with_lora_merged(sonant: Run, model: Path, tmp_path: Path) -> None:
+    assert sonant("export", model, tmp_path / "out", "--to", "vllm").status == 0
+    assert "SonantForVLLM" in (tmp_path / "out" / "config.json").read_text()
+    assert "always merges" in sonant("export", model, tmp_path / "other", "--to", "vllm", "--no-merge").complaint
+
+
+@pytest.mark.parametrize("form", ["hf", "peft", "vllm"])
 def test_mistakes_are_one_line(sonant: Run, model: Path, tmp_path: Path, form: str) -> None:
     assert "no checkpoint" in sonant("export", tmp_path / "none", tmp_path / "out", "--to", form).complaint
     (tmp_path / "taken").write_text("a file")
