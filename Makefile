@@ -1,12 +1,13 @@
 # The two commands: `make quickstart` and `make test`. Both set up what they need.
 PYTHON ?= python3
 VENV ?= .venv
+VLLM_VENV ?= .venv-vllm
 BIN := $(VENV)/bin
 # Idle OpenMP threads that spin cost up to 6x on a busy machine.
 export OMP_WAIT_POLICY := PASSIVE
 export GOMP_SPINCOUNT := 0
 
-.PHONY: quickstart test unit recipe ray browser check setup setup-dev bench clean
+.PHONY: quickstart test unit recipe ray browser parity-vllm check setup setup-dev bench clean
 
 quickstart: setup  ## make the tiny world's corpora, train, measure, answer a spoken question
 	$(BIN)/sonant quickstart
@@ -28,6 +29,15 @@ ray: setup-dev  ## install Ray (335 MB) and run the example of docs/building.md 
 browser: setup-dev  ## drive the page with Debian's Chromium (apt install chromium) and a microphone that is a file
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[browser]'
 	$(BIN)/pytest -q -m browser --timeout 300
+
+parity-vllm: setup-dev $(VLLM_VENV)/.installed  ## does vLLM (2 GB, a venv of its own) say what we say? minutes
+	VLLM_PYTHON=$(abspath $(VLLM_VENV))/bin/python $(BIN)/pytest -q -m vllm tests/parity --timeout 2400
+
+$(VLLM_VENV)/.installed: constraints-vllm.txt pyproject.toml
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/pip install --quiet --no-deps --requirement constraints-vllm.txt
+	$(VLLM_VENV)/bin/pip install --quiet --no-deps --editable .
+	touch $@
 
 check: setup-dev  ## lint, format, types
 	$(BIN)/ruff check .
@@ -53,4 +63,4 @@ bench: setup  ## every figure we promise, as asked / measured
 	$(BIN)/python -m bench
 
 clean:
-	rm -rf $(VENV) runs build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VLLM_VENV) runs build *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -8,7 +8,7 @@ import anyio
 import httpx2
 import torch
 
-from sonant.chat.messages import Conversation, Part, TextPart
+from sonant.chat.messages import Conversation, Message, Part, TextPart
 from sonant.errors import RequestError
 from sonant.parity.compare import Answer, Token, log_probabilities
 from sonant.parity.ways import Roads, Subject
@@ -65,7 +65,7 @@ async def _ask(subject: Subject) -> list[dict[str, Any]]:
     async def put(number: int, question: Conversation) -> None:
         body = {
             "model": NAME,
-            "messages": [_message(question, turn) for turn in range(len(question.messages))],
+            "messages": openai_messages(question),
             "max_completion_tokens": subject.config.max_new_tokens,
             "logprobs": True,
         }
@@ -89,8 +89,12 @@ def _checked(question: Conversation, reply: httpx2.Response) -> dict[str, Any]:
     return values
 
 
-def _message(question: Conversation, turn: int) -> dict[str, Any]:
-    message = question.messages[turn]
+def openai_messages(question: Conversation) -> list[dict[str, Any]]:
+    """Returns the messages of a question as OpenAI's chat completions take them, clips as WAV."""
+    return [_message(message) for message in question.messages]
+
+
+def _message(message: Message) -> dict[str, Any]:
     if message.role != "user":
         return {"role": message.role, "content": message.text}
     return {"role": message.role, "content": [_part(part) for part in message.parts]}
