@@ -129,8 +129,7 @@ def test_sigterm_under_load_answers_what_was_accepted_and_exits_0(
                 return done.status_code, done.text
 
             first = [asyncio.create_task(ask(number)) for number in range(24)]
-            while "sonant_requests_total" not in (await client.get("/metrics")).text:
-                await asyncio.sleep(0.01)
+            await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
             server.send_signal(signal.SIGTERM)
             while (await client.get("/health")).status_code == 200:
                 await asyncio.sleep(0.001)
