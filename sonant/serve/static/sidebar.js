@@ -16,6 +16,7 @@ export class Sidebar {
    */
   constructor(told) {
     this.told = told;
+    this.renaming = false;
     this.element = byId("sidebar");
     this.list = byId("conversations");
     byId("new").addEventListener("click", () => this.#and(told.onNew));
@@ -38,6 +39,7 @@ export class Sidebar {
 
   /** Lists conversations. @param {Title[]} conversations @param {string} current */
   show(conversations, current) {
+    if (this.renaming) return; // an answer that ends must not take the name away that is being typed; its end lists anew
     this.list.replaceChildren(...conversations.map((conversation) => this.#item(conversation, conversation.id === current)));
     byId("none-yet").hidden = conversations.length > 0;
     byId("export-all").disabled = !conversations.length;
@@ -63,10 +65,10 @@ export class Sidebar {
   /** @param {HTMLElement} item @param {string} id @param {string} title */
   #rename(item, id, title) {
     const input = el("input", { type: "text", value: title, className: "name", "aria-label": "Name of the conversation", maxLength: 120 });
-    let over = false;
+    this.renaming = true;
     const end = (kept) => {
-      if (over) return;
-      over = true;
+      if (!this.renaming) return;
+      this.renaming = false;
       this.told.onRename(id, (kept && input.value.trim()) || title);
     };
     input.addEventListener("blur", () => end(true));
