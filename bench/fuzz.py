@@ -40,9 +40,9 @@ class Fuzzed:
 
 
 def measure() -> list[Figure]:
-    from bench.serving import cascade
+    from sonant.testing import save_cascade
 
-    with Server.of_sonant(cascade(RUNS / "fuzz" / "model")) as server:
+    with Server.of_sonant(save_cascade(RUNS / "fuzz" / "model")) as server:
         began = time.perf_counter()
         fuzzed = asyncio.run(fuzz(server.url, num_files=NUM_FILES))
         seconds = time.perf_counter() - began

@@ -13,13 +13,8 @@ from typing import Any
 
 from bench.browsing import chromium, hold_to_talk, last_answer, microphone, opened, spoken
 from bench.figure import RUNS, Figure, at_least, at_most, reported
-from sonant.chat.tokenizer import ChatTokenizer
-from sonant.cli.train import preset_path
-from sonant.config import read_yaml
-from sonant.models.build import SpeechLMConfig, build_speech_lm
-from sonant.models.checkpoint import save_speech_lm
-from sonant.models.parts import resolve_part
 from sonant.synth.world.facts import facts
+from sonant.testing import save_cascade
 
 FOLDER = RUNS / "page"
 QUESTIONS = 5  # each asked twice; the first of all warms the model up
@@ -42,7 +37,7 @@ def measure() -> list[Figure]:
     FOLDER.mkdir(parents=True)
     asked = [fact for fact in facts() if fact.relation == "colour"][:QUESTIONS]
     waits_ms, right = [], []
-    with talking(_cascade(FOLDER / "model")) as url, sync_playwright() as playwright:
+    with talking(save_cascade(FOLDER / "model")) as url, sync_playwright() as playwright:
         for number, fact in enumerate(asked):
             heard = microphone(FOLDER / f"{number}.wav", spoken(fact.questions[0]))
             with chromium(playwright, heard) as browser:
@@ -79,14 +74,3 @@ def _ask(browser: Any, url: str) -> tuple[float, str]:
         hold_to_talk(page, 2.5)
         answer = last_answer(page)
         return page.evaluate("window.clock.first - window.clock.began"), answer
-
-
-def _cascade(folder: Path) -> Path:
-    """A model that answers without training: the shipped encoder's text, read by its LLM."""
-    parts = read_yaml(preset_path("voicetextblender", "tiny"))["model"]
-    save_speech_lm(
-        build_speech_lm(SpeechLMConfig.model_validate(parts)),
-        ChatTokenizer.from_folder(resolve_part("tiny/llm")),
-        folder,
-    )
-    return folder

@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from bench.browsing import spoken
 from bench.clients import Server
 from bench.figure import RUNS, Figure, at_least, at_most, reported
-from bench.serving import cascade
 from bench.voices import HUMANS
 from sonant.audio.augment import colored_noise
 from sonant.audio.io import load, resample
 from sonant.audio.voice_activity import Started, VoiceActivity
 from sonant.serve.realtime.coding import as_pcm
 from sonant.synth.world.facts import Fact, facts
+from sonant.testing import save_cascade
 
 FOLDER = RUNS / "realtime"
 RATE_HZ, SENT_HZ = 16_000, 24_000
@@ -64,7 +64,7 @@ def answers() -> list[Figure]:
     """Spoken questions, one a session, in real time."""
     shutil.rmtree(FOLDER, ignore_errors=True)
     asked = [fact for fact in facts() if fact.relation == "colour"][:QUESTIONS]
-    with Server.of_sonant(cascade(FOLDER / "model")) as server:
+    with Server.of_sonant(save_cascade(FOLDER / "model")) as server:
         told = [asyncio.run(_ask(server.url, fact)) for fact in asked]
     waits_ms = sorted(1000 * wait_s for wait_s, _ in told[1:])  # the first warms the model up
     return [

@@ -12,19 +12,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from bench.clients import Asked, Client, Server, Watch, percentile, wav
 from bench.figure import RUNS, Figure, at_least, at_most, reported
 from bench.heldout import NONE
 from bench.serving_peer import beside_transformers
 from sonant.audio.io import load
-from sonant.chat.tokenizer import ChatTokenizer
 from sonant.data.manifest import Manifest
-from sonant.models.build import SpeechLMConfig, build_speech_lm
-from sonant.models.checkpoint import save_speech_lm
-from sonant.models.parts import resolve_part
 from sonant.synth.world.make import WorldConfig, make_world
+from sonant.testing import save_cascade
 
 FOLDER = RUNS / "serving"
 CLIENTS, ROUNDS = 32, 4
@@ -36,7 +32,7 @@ FULL = "all others were told 429 or 503, which says when to ask again"
 
 def measure() -> list[Figure]:
     shutil.rmtree(FOLDER, ignore_errors=True)
-    model, clips = cascade(FOLDER / "model"), spoken_clips(FOLDER / "world", 2 * CLIENTS)
+    model, clips = save_cascade(FOLDER / "model"), spoken_clips(FOLDER / "world", 2 * CLIENTS)
     with Server.of_sonant(model, "max_rows=32", "max_waiting=32") as server:
         figures = asyncio.run(
             _first_token(server.url, [_lasting(pair) for pair in zip(clips[::2], clips[1::2], strict=True)])
@@ -48,19 +44,6 @@ def measure() -> list[Figure]:
     with Server.of_sonant(model, f"max_rows={CLIENTS}", "drain_s=120") as server:
         figures += asyncio.run(_told_to_stop(server, clips[:CLIENTS]))
     return [*figures, *beside_transformers(clips[:CLIENTS])]
-
-
-def cascade(folder: Path) -> Path:
-    """Returns the folder of a model that answers without training: the shipped encoder's text, read by its LLM."""
-    torch.manual_seed(0)
-    parts = {
-        "encoders": [{"kind": "tiny", "path": "tiny/encoder"}],
-        "adapter": {"kind": "ctc_pooling", "posterior_temperature": 0.5, "blank_penalty": 1.5},
-        "llm": {"path": "tiny/llm"},
-    }
-    model = build_speech_lm(SpeechLMConfig.model_validate(parts))
-    save_speech_lm(model, ChatTokenizer.from_folder(resolve_part("tiny/llm")), folder)
-    return folder
 
 
 def spoken_clips(world: Path, count: int) -> list[bytes]:

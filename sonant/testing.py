@@ -1,5 +1,6 @@
-"""Small stand-ins for tests: a byte-level chat tokenizer, tones, tiny random language models."""
+"""Small stand-ins for tests and benchmarks: a byte-level chat tokenizer, tones, tiny models."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,9 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from sonant.chat.tokenizer import ChatTokenizer
+from sonant.models.build import SpeechLMConfig, build_speech_lm
+from sonant.models.checkpoint import save_speech_lm
+from sonant.models.parts import resolve_part
 
 # name -> (chat template as its family publishes it, shortened to plain turns; special tokens, the last one is eos)
 TEMPLATES: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -93,3 +97,17 @@ def tiny_llm(vocab_size: int = 320, family: str = "llama", *, seed: int = 0, **c
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return AutoModelForCausalLM.from_config(CONFIG_MAPPING[family](**{**shape, **changes})).eval()
+
+
+def save_cascade(folder: Path) -> Path:
+    """Returns the folder, written, of a model that answers untrained: the shipped encoder's text, read by its LLM."""
+    parts = {
+        "encoders": [{"kind": "tiny", "path": "tiny/encoder"}],
+        "adapter": {"kind": "ctc_pooling", "posterior_temperature": 0.5, "blank_penalty": 1.5},
+        "llm": {"path": "tiny/llm"},
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        built = build_speech_lm(SpeechLMConfig.model_validate(parts))
+    save_speech_lm(built, ChatTokenizer.from_folder(resolve_part("tiny/llm")), folder)
+    return folder

@@ -1,8 +1,8 @@
 """Answering many at once: one thread owns the model, and questions join and leave its running batch.
 
-submit ──▶ Line ──make example──▶ ready ──▶ Work: rows of a RunningBatch ──▶ TextDelta .. ┬─▶ Finished
-(event     who waits,             (a thread       (the answering thread)                  │
- loop)     how many               of its own)                      the voice, if spoken ──┴─▶ SoundDelta .. Finished
+submit ──▶ RequestQueue ──make example──▶ ready ──▶ Scheduler: rows of a RunningBatch ──▶ TextDelta .. ┬─▶ Finished
+(event     who waits,     (a thread                 (the answering thread)                          │
+ loop)     how many        of its own)                                        the voice, if spoken ──┴─▶ SoundDelta ..
 """
 
 import asyncio
@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from sonant.errors import ClosingError
 from sonant.generate.assistant import Assistant
 from sonant.serve.answer import Answer
-from sonant.serve.line import Line
+from sonant.serve.open_request import OpenRequest
 from sonant.serve.questions import Question
-from sonant.serve.talk import Talk
-from sonant.serve.work import Work
+from sonant.serve.request_queue import RequestQueue
+from sonant.serve.scheduler import Scheduler
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +48,8 @@ class Answerer:
 
     def __init__(self, assistant: Assistant, *, max_rows: int = 16, max_waiting: int = 64) -> None:
         self.assistant = assistant
-        self._line = Line(room=max_rows + max_waiting)
-        self._work = Work(assistant, self._line, max_rows=max_rows)
+        self._queue = RequestQueue(room=max_rows + max_waiting)
+        self._scheduler = Scheduler(assistant, self._queue, max_rows=max_rows)
         self._makers = ThreadPoolExecutor(1, thread_name_prefix="sonant-examples")
         self._thread = threading.Thread(target=self._run, name="sonant-answers", daemon=True)
 
@@ -62,54 +62,54 @@ class Answerer:
 
         Raises: BusyError if as many are being answered or wait as may, ClosingError once it drains or is closed.
         """
-        talk = Talk(question, Answer(), tokenizer=self.assistant.tokenizer)
-        self._line.enter(talk)
-        self._makers.submit(self._make_example, talk)
-        return talk.answer
+        request = OpenRequest(question, Answer(), tokenizer=self.assistant.tokenizer)
+        self._queue.enter(request)
+        self._makers.submit(self._make_example, request)
+        return request.answer
 
     async def drain(self, timeout_s: float) -> bool:
         """Takes no more questions; returns whether all that were accepted are over, after `timeout_s` at most."""
-        self._line.draining = True
+        self._queue.draining = True
         until = time.monotonic() + timeout_s
-        while self._line.open and time.monotonic() < until:
+        while self._queue.open and time.monotonic() < until:
             await asyncio.sleep(_LOOK_S)
-        return not self._line.open
+        return not self._queue.open
 
     def close(self) -> None:
         """Stops the thread; answers that are not finished raise ClosingError."""
-        self._line.stop()
+        self._queue.stop()
         if self._thread.is_alive():
             self._thread.join()
         self._makers.shutdown(cancel_futures=True)
-        for talk in list(self._line.open):
-            self._line.fail(talk, ClosingError("this server stopped before the answer was finished; ask it again"))
+        for request in list(self._queue.open):
+            self._queue.fail(request, ClosingError("this server stopped before the answer was finished; ask it again"))
 
     def stats(self) -> AnswererStats:
         """Returns what it does now, and what it has done."""
-        num_open = len(self._line.open)
-        rows = min(self._work.num_talks, num_open)
-        return AnswererStats(rows=rows, waiting=num_open - rows, **vars(self._line.counts))
+        num_open = len(self._queue.open)
+        rows = min(self._scheduler.num_requests, num_open)
+        return AnswererStats(rows=rows, waiting=num_open - rows, **vars(self._queue.counts))
 
-    def _make_example(self, talk: Talk) -> None:
+    def _make_example(self, request: OpenRequest) -> None:
         """Makes what the model reads: in a thread of its own, so that no step waits for recordings to be loaded."""
-        if talk.answer.cancelled:
-            self._line.give_up(talk)
+        if request.answer.cancelled:
+            self._queue.give_up(request)
             return
         try:
-            if talk.question.spoken:
+            if request.question.spoken:
                 _ = self.assistant.voice  # refuses here, before anything is written, if there is none
-            talk.example = self.assistant.example(talk.question.conversation)
+            request.example = self.assistant.example(request.question.conversation)
         except Exception as error:  # told to whoever asked
-            self._line.fail(talk, error)
+            self._queue.fail(request, error)
         else:
-            self._line.make_ready([talk])
+            self._queue.make_ready([request])
 
     def _run(self) -> None:
-        while not self._line.stopped:
-            if not self._work.num_talks:
-                self._line.wait()
+        while not self._queue.stopped:
+            if not self._scheduler.num_requests:
+                self._queue.wait()
             try:
-                self._work.turn()
-                self._work.say_next()
+                self._scheduler.turn()
+                self._scheduler.say_next()
             except Exception:  # a fault of ours that belongs to no question
                 log.exception("a turn of the answering thread failed")

@@ -143,21 +143,21 @@ def routes(service: Service) -> APIRouter:
                 param="language",
             )
         wording = service.settings.wordings.transcription
-        return await _answer(request, _Hearing(asked, wording, service, language=asked.language or languages[0]), data)
+        return await _answer(request, _Wanted(asked, wording, service, language=asked.language or languages[0]), data)
 
     @router.post("/audio/translations", responses=answered, openapi_extra=_form(TranslationRequest))
     async def create_translation(request: Request) -> Response:
         """Translates what a recording says."""
         asked, data = await _read(request, TranslationRequest)
         wordings = service.settings.wordings
-        hearing = _Hearing(asked, wordings.translation, service, language=wordings.translates_to, task="translate")
-        return await _answer(request, hearing, data)
+        wanted = _Wanted(asked, wordings.translation, service, language=wordings.translates_to, task="translate")
+        return await _answer(request, wanted, data)
 
     return router
 
 
 @dataclass(frozen=True)
-class _Hearing:
+class _Wanted:
     """What is wanted of a recording."""
 
     asked: TranslationRequest
@@ -221,8 +221,8 @@ def _form(shape: type[TranslationRequest]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
 
 
-async def _answer(request: Request, hearing: _Hearing, data: bytes) -> Response:
-    asked, service = hearing.asked, hearing.service
+async def _answer(request: Request, wanted: _Wanted, data: bytes) -> Response:
+    asked, service = wanted.asked, wanted.service
     check_model(service, asked.model)
     if asked.stream and asked.response_format != "json":
         raise RefusedError("a stream is of response_format json; ask for that, or without stream", param="stream")
@@ -230,14 +230,14 @@ async def _answer(request: Request, hearing: _Hearing, data: bytes) -> Response:
     samples = await unless_gone(request, service.decoder.decode(data, max_duration_s=settings.max_audio_s))
     duration_s = len(samples) / RATE_HZ
     service.metrics.heard.inc(duration_s)
-    pieces = pieces_of(samples, most_s=settings.segment_s, cut=hearing.is_cut)
-    events = in_order(service, [hearing.question(piece.part) for piece in pieces])
+    pieces = pieces_of(samples, most_s=settings.segment_s, cut=wanted.is_cut)
+    events = in_order(service, [wanted.question(piece.part) for piece in pieces])
     if asked.stream:
         # A recording without speech has no event to wait for.
         first = await unless_gone(request, begun(events)) if pieces else events
-        return event_stream(_streamed(first, hearing), events)
+        return event_stream(_streamed(first, wanted), events)
     answers = await unless_gone(request, _whole(events, len(pieces)))
-    return _written(hearing, pieces, answers, duration_s=duration_s)
+    return _written(wanted, pieces, answers, duration_s=duration_s)
 
 
 async def _whole(events: AsyncIterator[tuple[int, Event]], count: int) -> list[WholeAnswer]:
@@ -247,14 +247,14 @@ async def _whole(events: AsyncIterator[tuple[int, Event]], count: int) -> list[W
     return answers
 
 
-def _written(hearing: _Hearing, pieces: list[Piece], answers: list[WholeAnswer], *, duration_s: float) -> Response:
+def _written(wanted: _Wanted, pieces: list[Piece], answers: list[WholeAnswer], *, duration_s: float) -> Response:
     """The answer in the format that was asked for."""
     stretches = [
         Stretch(piece.start_s, piece.end_s, answer.end.text.strip())
         for piece, answer in zip(pieces, answers, strict=True)
     ]
     text = " ".join(stretch.text for stretch in stretches if stretch.text)
-    match hearing.asked.response_format:
+    match wanted.asked.response_format:
         case "text":
             return PlainTextResponse(text + "\n")
         case "srt":
@@ -262,11 +262,11 @@ def _written(hearing: _Hearing, pieces: list[Piece], answers: list[WholeAnswer],
         case "vtt":
             return PlainTextResponse(vtt(stretches), media_type="text/vtt")
         case "verbose_json":
-            segments = [_segment(i, *each, hearing) for i, each in enumerate(zip(stretches, answers, strict=True))]
+            segments = [_segment(i, *each, wanted) for i, each in enumerate(zip(stretches, answers, strict=True))]
             usage = DurationUsage(type="duration", seconds=duration_s)
             body: Config = VerboseTranscription(
-                task=hearing.task,
-                language=hearing.language,
+                task=wanted.task,
+                language=wanted.language,
                 duration=duration_s,
                 text=text,
                 segments=tuple(segments),
@@ -275,12 +275,12 @@ def _written(hearing: _Hearing, pieces: list[Piece], answers: list[WholeAnswer],
             return JSONResponse(body.model_dump(mode="json"))
         case _:
             tokens = [Logprob.of(token) for answer in answers for token in answer.tokens]
-            scores = {"logprobs": tuple(tokens)} if hearing.wants_logprobs else {}
+            scores = {"logprobs": tuple(tokens)} if wanted.wants_logprobs else {}
             body = Transcription(text=text, usage=_usage([answer.end for answer in answers]), **scores)
             return JSONResponse(body.model_dump(mode="json", exclude_unset=True))
 
 
-def _segment(index: int, stretch: Stretch, answer: WholeAnswer, hearing: _Hearing) -> TimedSegment:
+def _segment(index: int, stretch: Stretch, answer: WholeAnswer, wanted: _Wanted) -> TimedSegment:
     scores, raw = [token.logprob for token in answer.tokens], stretch.text.encode()
     return TimedSegment(
         id=index,
@@ -289,11 +289,11 @@ def _segment(index: int, stretch: Stretch, answer: WholeAnswer, hearing: _Hearin
         text=stretch.text,
         avg_logprob=sum(scores) / len(scores) if scores else 0.0,
         compression_ratio=len(raw) / len(zlib.compress(raw)),
-        temperature=hearing.asked.temperature,
+        temperature=wanted.asked.temperature,
     )
 
 
-async def _streamed(events: AsyncIterator[tuple[int, Event]], hearing: _Hearing) -> AsyncIterator[str]:
+async def _streamed(events: AsyncIterator[tuple[int, Event]], wanted: _Wanted) -> AsyncIterator[str]:
     text, latest = "", 0
     ends: list[Finished] = []
     logprobs: list[Logprob] = []
@@ -305,11 +305,11 @@ async def _streamed(events: AsyncIterator[tuple[int, Event]], hearing: _Hearing)
                 glue = " " if index != latest and text else ""  # between two pieces
                 latest = index
                 text += glue + event.text
-                told = {"logprobs": scores} if hearing.wants_logprobs else {}
+                told = {"logprobs": scores} if wanted.wants_logprobs else {}
                 yield sse(TextDeltaEvent(type="transcript.text.delta", delta=glue + event.text, **told))
             case Finished():
                 ends.append(event)
-    told = {"logprobs": tuple(logprobs)} if hearing.wants_logprobs else {}
+    told = {"logprobs": tuple(logprobs)} if wanted.wants_logprobs else {}
     yield sse(TextDoneEvent(type="transcript.text.done", text=text, usage=_usage(ends), **told))
 
 

@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving import OwnDecoder, save_cascade
+from serving import OwnDecoder
 
 from sonant.models.lora import merge_lora, multiply_lora
 from sonant.parity import model_ways, served
 from sonant.serve.untrusted_audio import AudioDecoder
+from sonant.testing import save_cascade
 
 Run = Callable[..., Any]
 

@@ -17,7 +17,6 @@ import openai
 import pytest
 import soundfile
 import torch
-from serving import save_cascade
 
 from sonant.chat.messages import Conversation, TextPart
 from sonant.export.vllm_folder import export_vllm
@@ -28,6 +27,7 @@ from sonant.parity.compare import Answer, compare, log_probabilities
 from sonant.parity.questions import made_questions
 from sonant.parity.served import openai_messages
 from sonant.parity.ways import answers
+from sonant.testing import save_cascade
 
 pytestmark = pytest.mark.vllm
 NAME = "certified"

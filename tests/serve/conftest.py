@@ -2,7 +2,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from serving import OwnDecoder, Scripted, save_cascade, scripted_service, serving
+from serving import OwnDecoder, Scripted, scripted_service, serving
 from starlette.testclient import TestClient
 
 from sonant.generate.assistant import Assistant
@@ -10,6 +10,7 @@ from sonant.serve.answering import Answerer
 from sonant.serve.app import create_app
 from sonant.serve.service import Service
 from sonant.serve.settings import ServeConfig
+from sonant.testing import save_cascade
 
 
 @pytest.fixture(scope="session")

@@ -7,21 +7,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import soundfile
-import torch
 import uvicorn
 from numpy.typing import NDArray
 
 from sonant.audio.io import load
-from sonant.chat.tokenizer import ChatTokenizer
 from sonant.generate.reply import SpokenReply
-from sonant.models.build import SpeechLMConfig, build_speech_lm
-from sonant.models.checkpoint import save_speech_lm
-from sonant.models.parts import resolve_part
 from sonant.serve.answer import Answer
 from sonant.serve.answering import Answerer, AnswererStats
 from sonant.serve.questions import Event, Finished, Question, SoundDelta, TextDelta, TokenScore
@@ -32,19 +26,6 @@ from sonant.serve.untrusted_audio import AudioDecoder
 from sonant.testing import tone
 
 Told = Sequence[Event] | Exception
-
-
-def save_cascade(folder: Path) -> Path:
-    """The folder of a model that answers spoken questions untrained: the shipped encoder's text, read by its LLM."""
-    torch.manual_seed(0)
-    parts = {
-        "encoders": [{"kind": "tiny", "path": "tiny/encoder"}],
-        "adapter": {"kind": "ctc_pooling", "posterior_temperature": 0.5, "blank_penalty": 1.5},
-        "llm": {"path": "tiny/llm"},
-    }
-    built = build_speech_lm(SpeechLMConfig.model_validate(parts))
-    save_speech_lm(built, ChatTokenizer.from_folder(resolve_part("tiny/llm")), folder)
-    return folder
 
 
 class OwnDecoder:

@@ -128,7 +128,7 @@ def test_an_error_names_the_event_that_is_at_fault(talk: Talk) -> None:
 def test_a_fault_of_ours_is_told_in_fixed_words(talk: Talk, caplog: pytest.LogCaptureFixture) -> None:
     talk.write("Hello?")
     talk.say("response.create")
-    (done,) = talk.fail(talk.asked, ValueError("0xdeadbeef in /root/model"))
+    (done,) = talk.fail(talk.asked, ValueError("0xdeadbeef in /srv/model"))
     assert done["response"]["status"] == "failed"
     error = done["response"]["status_details"]["error"]
     assert error["type"] == "server_error"

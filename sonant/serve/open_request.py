@@ -12,11 +12,11 @@ from sonant.serve.answer import Answer
 from sonant.serve.questions import Finished, Question, Reason, TextDelta, TokenScore
 
 
-class Talk:
+class OpenRequest:
     """A question, the answer to it, and how far that is.
 
-    Tokens may come again: if a batch fails its rows are asked once more, each alone (see `sonant.serve.work`), and draw
-    what they drew before. `num_taken` tells which of them are dealt with: what was sent is not sent twice.
+    Tokens may come again: if a batch fails its rows are asked once more, each alone (see `sonant.serve.scheduler`), and
+    draw what they drew before. `num_taken` tells which of them are dealt with: what was sent is not sent twice.
     """
 
     def __init__(self, question: Question, answer: Answer, *, tokenizer: ChatTokenizer) -> None:
