@@ -6,12 +6,14 @@ speech (weight 3, temperature 0.5)          share of a leaf = product of the sha
 text   (weight 1)                           temperature 1: as large as they are
 """
 
+import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sonant.chat.messages import Conversation
 from sonant.data.manifest import Manifest
 from sonant.errors import ConfigError
 
@@ -41,6 +43,36 @@ class Group:
 def leaves(node: Source | Group) -> list[Source]:
     """Returns the sources below a node, left to right."""
     return [node] if isinstance(node, Source) else [leaf for member in node.members for leaf in leaves(member)]
+
+
+class SourceRows(Sequence[Conversation]):
+    """The rows of all sources of a blend, numbered through: source i holds rows [firsts[i], firsts[i + 1])."""
+
+    def __init__(self, root: Source | Group) -> None:
+        self.sources = leaves(root)
+        self.firsts: Rows = np.cumsum([0, *(len(source.manifest) for source in self.sources)])
+
+    @property
+    def members(self) -> list[Rows]:
+        """The numbers of each source's rows."""
+        return [np.arange(a, b) for a, b in itertools.pairwise(self.firsts)]
+
+    def __len__(self) -> int:
+        return int(self.firsts[-1])
+
+    def __getitem__(self, row: int) -> Conversation:  # type: ignore[override] # no slices: rows are read one by one
+        source, index = self._find(row)
+        conversation = source.manifest[index]
+        return conversation if conversation.task else replace(conversation, task=source.task or source.name)
+
+    def place(self, row: int) -> str:
+        """Returns where a row stands, as `file:line`."""
+        source, index = self._find(row)
+        return source.manifest.place(index)
+
+    def _find(self, row: int) -> tuple[Source, int]:
+        index = int(np.searchsorted(self.firsts, row, side="right")) - 1
+        return self.sources[index], row - int(self.firsts[index])
 
 
 def token_shares(root: Source | Group, num_tokens: Callable[[Source], float]) -> list[float]:

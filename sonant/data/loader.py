@@ -13,17 +13,15 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from sonant.batch import Batch, Example, StepBatches, collate
 from sonant.chat.messages import Conversation, assistant, user
 from sonant.config import Config
-from sonant.data.blend import Group, Rows, Source, leaves, token_shares
-from sonant.data.manifest import clip_duration_s
-from sonant.data.plan import Plan, PlanConfig, check_world
-from sonant.data.respan import as_written
-from sonant.errors import ChatError, ConfigError, ManifestError, SonantError, TrainingError
+from sonant.data.blend import Group, Rows, Source, SourceRows
+from sonant.data.measure import RowSizes, measure
+from sonant.data.plan import PlanConfig, check_world
+from sonant.errors import ConfigError, SonantError, TrainingError
 
 log = logging.getLogger(__name__)
 
@@ -39,34 +37,6 @@ class LoaderConfig(Config):
     max_broken_share: float = Field(
         default=0.01, ge=0, le=1, description="a run stops when more of its rows are broken"
     )
-
-
-@dataclass(frozen=True)
-class RowSizes:
-    """How long a row is. Everything is counted in tokens as the LLM sees them.
-
-    `target_tokens` is what the weights of a blend are measured in; None: the length of the whole row. A row of more
-    than `positions` does not fit the LLM; None: it has no limit. The sound of the answer counts `spoken_tokens`, where
-    it takes positions of the LLM.
-    """
-
-    text_tokens: Callable[[Conversation], int]
-    audio_tokens: Callable[[float], int]  # of one clip of so many seconds
-    target_tokens: Callable[[Conversation], int] | None = None
-    positions: int | None = None
-    spoken_tokens: Callable[[float], int] | None = None  # of the spoken answer of so many seconds; None: it takes none
-
-    def length(self, conversation: Conversation) -> int:
-        """Returns the tokens of the expanded row, at most: an optional clip counts as text and as audio.
-
-        A recording that cannot be opened counts 0: it is broken later.
-        """
-        sizes = [(self.audio_tokens, part) for part in conversation.heard_parts]
-        if self.spoken_tokens is not None and (spoken := conversation.spoken) is not None:
-            sizes.append((self.spoken_tokens, spoken))
-        return self.text_tokens(as_written(conversation)) + sum(
-            count(seconds) for count, part in sizes if (seconds := clip_duration_s(part)) is not None
-        )
 
 
 @dataclass(frozen=True)
@@ -101,24 +71,18 @@ class BatchStream:
         plan: PlanConfig,
         loader: LoaderConfig | None = None,
     ) -> None:
-        self._sources, self._make_example, self._config = leaves(sources), make_example, loader or LoaderConfig()
+        self._rows, self._make_example, self._config = SourceRows(sources), make_example, loader or LoaderConfig()
         self._seed = plan.seed
-        counts = [len(source.manifest) for source in self._sources]
-        self._firsts = np.cumsum([0, *counts])
-        self.lengths, self.target_sizes, has_audio, self.tasks = self._measure(sizes, plan.token_budget)
-        members = [np.arange(a, b) for a, b in itertools.pairwise(self._firsts)]
-        tokens = {s.name: float(self.target_sizes[rows].sum()) for s, rows in zip(self._sources, members, strict=True)}
-        self.plan = Plan(
-            members,
-            self.lengths,
-            shares=token_shares(sources, lambda leaf: tokens[leaf.name]),
-            config=plan,
-            sizes=self.target_sizes,
-            has_audio=has_audio,
-        )
+        self._measured = measure(self._rows, sizes, budget=plan.token_budget)
+        self.plan = self._measured.plan(sources, plan)
         self.quarantine: dict[str, str] = {}
         self.num_broken = 0
         self.num_seen = 0
+
+    @property
+    def lengths(self) -> Rows:
+        """(N,) tokens of each expanded row."""
+        return self._measured.lengths
 
     @property
     def micro_batches(self) -> int:
@@ -129,8 +93,10 @@ class BatchStream:
         """Returns source (or task, where `by` is "task") -> realised share of tokens in an epoch."""
         if by not in ("source", "task"):
             raise ConfigError(f"shares by {by!r} do not exist; ask by 'source' or 'task'")
-        names = np.repeat([source.name for source in self._sources], np.diff(self._firsts))
-        return self.plan.epoch(epoch).shares(names if by == "source" else self.tasks, self.target_sizes)
+        measured = self._measured
+        labels, names = measured.by_source if by == "source" else (measured.tasks, measured.task_names)
+        shares = self.plan.epoch(epoch).shares(labels, measured.target_sizes)
+        return {names[int(label)]: share for label, share in shares.items()}
 
     @property
     def padding_share(self) -> float:
@@ -189,9 +155,9 @@ class BatchStream:
         for row, cycle in zip(rows.tolist(), cycles.tolist(), strict=True):
             try:
                 rng = np.random.default_rng([self._seed, cycle, row])
-                examples.append(self._make_example(self._row(row), rng))
+                examples.append(self._make_example(self._rows[row], rng))
             except SonantError as error:
-                broken.append((self._place(row), str(error)))
+                broken.append((self._rows.place(row), str(error)))
         if not examples:
             examples.append(self._weightless())
         return _Made(collate(examples), len(rows), broken)
@@ -215,42 +181,3 @@ class BatchStream:
                 f"the last: {made.broken[-1][0]}: {made.broken[-1][1]}; run 'sonant data check --fix' on the manifests"
             )
         return made.batch
-
-    def _measure(self, sizes: RowSizes, budget: int) -> tuple[Rows, Rows, NDArray[np.bool_], NDArray[np.str_]]:
-        """Reads every row once: (N,) lengths, (N,) target sizes, (N,) has audio, (N,) task."""
-        total = int(self._firsts[-1])
-        lengths, targets = np.zeros(total, np.int64), np.zeros(total, np.int64)
-        has_audio, tasks = np.zeros(total, np.bool_), np.empty(total, object)
-        for row in range(total):
-            conversation = self._row(row)
-            try:
-                lengths[row] = sizes.length(conversation)
-                targets[row] = sizes.target_tokens(conversation) if sizes.target_tokens else lengths[row]
-            except ChatError as error:
-                raise ManifestError(f"{self._place(row)}: {error}") from None
-            if lengths[row] > budget:
-                raise ManifestError(
-                    f"{self._place(row)}: row {conversation.id!r} has {lengths[row]} tokens, token_budget is {budget}; "
-                    "raise the budget, shorten the row or drop it (rows are never cut)"
-                )
-            if sizes.positions is not None and lengths[row] > sizes.positions:
-                raise ManifestError(
-                    f"{self._place(row)}: row {conversation.id!r} has {lengths[row]} tokens, the LLM holds "
-                    f"{sizes.positions}; shorten the row or drop it (rows are never cut)"
-                )
-            has_audio[row] = bool(conversation.heard_parts)
-            tasks[row] = conversation.task
-        return lengths, targets, has_audio, tasks.astype(np.str_)
-
-    def _source(self, row: int) -> int:
-        return int(np.searchsorted(self._firsts, row, side="right")) - 1
-
-    def _row(self, row: int) -> Conversation:
-        index = self._source(row)
-        source = self._sources[index]
-        conversation = source.manifest[row - int(self._firsts[index])]
-        return conversation if conversation.task else replace(conversation, task=source.task or source.name)
-
-    def _place(self, row: int) -> str:
-        index = self._source(row)
-        return self._sources[index].manifest.place(row - int(self._firsts[index]))

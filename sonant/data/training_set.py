@@ -21,8 +21,9 @@ from sonant.chat.render import render
 from sonant.chat.tokenizer import ChatTokenizer
 from sonant.config import Config
 from sonant.data.blend import Group, Source
-from sonant.data.loader import BatchStream, LoaderConfig, RowSizes
+from sonant.data.loader import BatchStream, LoaderConfig
 from sonant.data.manifest import Manifest
+from sonant.data.measure import RowSizes
 from sonant.data.plan import PlanConfig
 from sonant.data.respan import respan
 

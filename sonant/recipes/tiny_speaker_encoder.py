@@ -25,8 +25,9 @@ from sonant.chat.messages import Conversation
 from sonant.chat.tokenizer import ChatTokenizer
 from sonant.config import Config
 from sonant.data.blend import Source
-from sonant.data.loader import BatchStream, LoaderConfig, RowSizes
+from sonant.data.loader import BatchStream, LoaderConfig
 from sonant.data.manifest import Manifest
+from sonant.data.measure import RowSizes
 from sonant.data.plan import PlanConfig
 from sonant.evaluate.metrics.verification import equal_error_rate
 from sonant.models.encoders.base import EncoderConfig

@@ -18,8 +18,9 @@ from sonant.batch import Example
 from sonant.chat.messages import Conversation
 from sonant.config import Config
 from sonant.data.blend import Group, Source
-from sonant.data.loader import BatchStream, LoaderConfig, RowSizes
+from sonant.data.loader import BatchStream, LoaderConfig
 from sonant.data.manifest import Manifest
+from sonant.data.measure import RowSizes
 from sonant.data.plan import PlanConfig
 from sonant.models.freeze import FreezePlan, GroupConfig
 from sonant.models.vocoders.base import Vocoder

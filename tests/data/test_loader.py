@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from sonant.batch import Example, StepBatches
 from sonant.chat.messages import AudioPart, Conversation, assistant, user
 from sonant.data.blend import Group, Source
-from sonant.data.loader import BatchStream, LoaderConfig, RowSizes
+from sonant.data.loader import BatchStream, LoaderConfig
 from sonant.data.manifest import Manifest, write
+from sonant.data.measure import RowSizes
 from sonant.data.plan import PlanConfig
 from sonant.errors import AudioError, ConfigError, ManifestError, TrainingError
 

@@ -12,8 +12,9 @@ from sonant.chat.render import render
 from sonant.chat.tokenizer import ChatTokenizer
 from sonant.data.blend import Source
 from sonant.data.check import Limits, check
-from sonant.data.loader import BatchStream, RowSizes
+from sonant.data.loader import BatchStream
 from sonant.data.manifest import Manifest, write
+from sonant.data.measure import RowSizes
 from sonant.data.plan import PlanConfig
 from sonant.data.respan import as_written, respan, spoken_where
 from sonant.models.parts import resolve_part
