@@ -11,6 +11,7 @@ from sonant.models.encoders.tiny_speaker import TinySpeakerEncoder
 from sonant.models.encoders.wav2vec2_bert import Wav2Vec2BertEncoder
 from sonant.models.encoders.wavlm import WavLMEncoder
 from sonant.models.encoders.whisper import WhisperEncoder
+from sonant.models.encoders.windows import in_windows
 
 ENCODERS: dict[str, Callable[[EncoderConfig], SpeechEncoder]] = {
     "tiny": TinyEncoder,
@@ -29,4 +30,6 @@ def load_encoder(config: EncoderConfig) -> SpeechEncoder:
     Raises: ModelError for weights or settings that are missing or do not fit.
     """
     encoder = ENCODERS[config.kind](config)
+    if config.window_s is not None:
+        encoder = in_windows(encoder, window_s=config.window_s, overlap_s=config.overlap_s)
     return encoder if config.average == 1 else AveragedEncoder(encoder, config.average)
