@@ -32,6 +32,7 @@ from sonant.errors import TrainingError
 from sonant.train import distributed, log, optim
 from sonant.train.distributed import Parallel, Ranks
 from sonant.train.log import RunLog
+from sonant.train.recompute import ActivationCheckpointing, recompute_layers
 from sonant.train.resume import Checkpointer, Progress
 from sonant.train.stop import StopWish
 
@@ -49,6 +50,7 @@ class TrainConfig(Config):
     precision: Literal["fp32", "bf16"] = "fp32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     parallel: Parallel = "auto"
+    activation_checkpointing: ActivationCheckpointing = "none"  # layers: less memory, a third more operations
     seed: int = Field(0, ge=0)
     validate_every: int = Field(0, ge=0)  # steps; 0: never
     metric: str | None = None  # the score of the validation that chooses `best`
@@ -126,6 +128,8 @@ def train(
         distributed.check_world_size(ranks.world_size, micro_batches=source.micro_batches)
         distributed.on_rank_zero(lambda: _claim(run_dir, config), ranks=ranks, group=ranks.talk)
         named = optim.name_groups(model, groups, weight_decay=config.weight_decay)
+        if config.activation_checkpointing == "layers":
+            recompute_layers(model)
         unit = distributed.parallelize(_Unit(model, loss), layers_of=model, how=config.parallel, ranks=ranks)
         optimizer = optim.make_optimizer(model, named, betas=config.betas)
         saver = Checkpointer(run_dir / "checkpoints", model=model, optimizer=optimizer, ranks=ranks, keep=config.keep)
