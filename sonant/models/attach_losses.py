@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Self, cast
+from typing import Any, Self, cast
 
 import pydantic
 import torch
@@ -28,6 +28,7 @@ from sonant.models.llm import final_hidden, token_embeddings
 from sonant.models.lora import lora_disabled
 from sonant.models.losses import LossOutput, cross_entropy, in_chunks, kl_divergence, predicting, unwrap
 from sonant.models.mapping_losses import grouped_mse, left_justified
+from sonant.models.packing import Pack
 from sonant.models.speech_lm import SpeechLM, SpeechLMOutput, eval_mode
 from sonant.models.splice import Slots, Spliced, splice
 
@@ -162,10 +163,16 @@ def layer_states(llm: PreTrainedModel, layers: Sequence[int]) -> Iterator[dict[i
     """Inside the block the outputs (B, L, D) of `layers`, counted from 1, are put into the dict it gives."""
     found: dict[int, Tensor] = {}
 
-    def keep(layer: int, module: nn.Module, inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
-        found[layer] = output[0] if isinstance(output, tuple) else output
+    def keep(
+        layer: int, module: nn.Module, inputs: object, named: Mapping[str, Any], output: Tensor | tuple[Tensor, ...]
+    ) -> None:
+        states, lengths = output[0] if isinstance(output, tuple) else output, named.get("row_lengths")
+        found[layer] = states if lengths is None else Pack(lengths, max(lengths), states.device).unpack(states)
 
-    hooks = [llm.get_decoder().layers[layer - 1].register_forward_hook(partial(keep, layer)) for layer in layers]
+    read = [llm.get_decoder().layers[layer - 1] for layer in layers]
+    hooks = [
+        module.register_forward_hook(partial(keep, n), with_kwargs=True) for n, module in zip(layers, read, strict=True)
+    ]
     try:
         yield found
     finally:
@@ -186,7 +193,7 @@ def _read(lm: SpeechLM, batch: Batch, layers: Sequence[int]) -> _Read:
         audio_lengths=batch.transcript_lengths,
     )
     with eval_mode(lm.llm), lora_disabled(lm.llm), layer_states(lm.llm, layers) as states:
-        hidden = final_hidden(lm.llm, spliced.inputs_embeds)
+        hidden = final_hidden(lm.llm, spliced.inputs_embeds, spliced.lengths)
     return _Read(spliced, hidden, states)
 
 

@@ -13,7 +13,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from sonant.config import Config
 from sonant.errors import ModelError
-from sonant.models.lora import scale_kept
+from sonant.models.lora import packed_scale, scale_kept
+from sonant.models.packing import Pack, reads_packs, use_packed_attention
 from sonant.models.parts import quiet_transformers, read_part_config, resolve_part
 
 DTYPES: Mapping[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -44,6 +45,8 @@ def load_llm(config: LLMConfig) -> PreTrainedModel:
     """
     llm = _pretrained(config) if config.path is not None else _random(config)
     check_embeddings(llm)
+    if config.attention == "sdpa":
+        _pack_if_exact(llm)
     if config.gradient_checkpointing:
         llm.activation_checkpointing_enable({"use_reentrant": False, "context_fn": scale_kept})
     return llm.eval()
@@ -71,13 +74,28 @@ def next_token_logits(llm: PreTrainedModel, hidden: Tensor) -> Tensor:
     return logits
 
 
-def final_hidden(llm: PreTrainedModel, inputs_embeds: Tensor) -> Tensor:
+def final_hidden(llm: PreTrainedModel, inputs_embeds: Tensor, lengths: Tensor | None = None) -> Tensor:
     """Returns (B, L, D) hidden states before the head, for right-padded (B, L, D) inputs at positions 0..L-1.
+
+    lengths: (B,) of the rows, where what stands over the padding does not matter: it is not computed then, if the LLM
+        `reads_packs`, and its hidden states are zeros.
 
     No mask is given: under causal attention no position sees the padding to its right, and without a mask the fastest
     kernels apply.
     """
-    return llm.get_decoder()(inputs_embeds=inputs_embeds, use_cache=False).last_hidden_state
+    decoder = llm.get_decoder()
+    pack = Pack.of(lengths, inputs_embeds.shape[1]) if lengths is not None and reads_packs(llm) else None
+    if pack is None or pack.is_full:
+        return decoder(inputs_embeds=inputs_embeds, use_cache=False).last_hidden_state
+    with packed_scale(llm, pack.lengths):
+        hidden = decoder(
+            inputs_embeds=pack.pack(inputs_embeds),
+            position_ids=pack.position_ids,
+            attention_mask=inputs_embeds.new_empty(1, 1, 0, 0),  # keeps the model from making one of (N, N)
+            row_lengths=pack.lengths,
+            use_cache=False,
+        ).last_hidden_state
+    return pack.unpack(hidden)
 
 
 def last_layer_hidden(llm: PreTrainedModel, inputs_embeds: Tensor) -> Tensor:
@@ -120,6 +138,28 @@ def check_embeddings(llm: PreTrainedModel) -> None:
             f"{type(llm).__name__} gives other logits for embeddings than for token ids (largest difference "
             f"{float((found - expected).abs().max()):.3g}); use a decoder-only text model that reads inputs_embeds"
         )
+
+
+@torch.no_grad()
+def _pack_if_exact(llm: PreTrainedModel) -> None:
+    """Lets `llm` read packs, unless rows in a pack are not what they are alone: state space layers, say, mix them."""
+    usual = llm.config._attn_implementation
+    use_packed_attention(llm)
+    parameter = next(llm.parameters())
+    if parameter.is_meta:
+        return
+    device = parameter.device
+    rows, lengths = token_embeddings(llm, torch.tensor([[1, 2, 3], [1, 2, 0]], device=device)), torch.tensor([3, 2])
+    other = torch.stack([rows[0].flip(0), rows[1]])
+    try:
+        alone = final_hidden(llm.eval(), rows)[1, :2]
+        packed, beside_other = (final_hidden(llm, each, lengths.to(device))[1, :2] for each in (rows, other))
+        near = torch.allclose(packed, alone, rtol=1e-2, atol=1e-3 + 1e-2 * float(alone.abs().max()))
+        exact = near and torch.equal(packed, beside_other)  # not a bit of the row before it
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+        exact = False
+    if not exact:
+        llm.set_attn_implementation(usual)
 
 
 def _pretrained(config: LLMConfig) -> PreTrainedModel:

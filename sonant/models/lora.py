@@ -32,9 +32,27 @@ _KNOWN_TARGETS = (
 )
 _SHARED_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 PEFT_NAME = "default"
+
+
+@dataclass(frozen=True, eq=False)
+class _Scale:
+    """What multiplies LoRA's outputs: `rows` (B, num_layers or 1, dim or 1); `lengths` if the rows are packed."""
+
+    rows: Tensor
+    lengths: tuple[int, ...] | None = None
+
+    def at(self, depth: int, piece: slice) -> Tensor:
+        """(B, 1, width or 1), or (1, N, width or 1) for rows that are packed."""
+        layer = self.rows[:, depth if self.rows.shape[1] > 1 else 0]
+        chosen = layer[:, piece] if layer.shape[1] > 1 else layer
+        if self.lengths is None:
+            return chosen[:, None]
+        return chosen.repeat_interleave(torch.tensor(self.lengths, device=chosen.device), dim=0)[None]
+
+
 # The scale of each LLM whose LoRA waits for one. A context variable and no attribute: two requests that take turns, or
 # two threads, keep their own.
-_SCALES: ContextVar[Mapping[nn.Module, Tensor]] = ContextVar("lora_scales", default=MappingProxyType({}))
+_SCALES: ContextVar[Mapping[nn.Module, _Scale]] = ContextVar("lora_scales", default=MappingProxyType({}))
 
 
 class LoraConfig(Config):
@@ -146,7 +164,18 @@ def scaled_lora(llm: nn.Module, scale: Tensor | None) -> Iterator[None]:
     if scale is None:
         yield
         return
-    with _Scales({**_SCALES.get(), llm: scale}):
+    with _Scales({**_SCALES.get(), llm: _Scale(scale)}):
+        yield
+
+
+@contextmanager
+def packed_scale(llm: nn.Module, lengths: tuple[int, ...]) -> Iterator[None]:
+    """Inside the block `llm` reads its rows as one pack of `lengths`: the scale of each, if there is one, is spread."""
+    scale = _SCALES.get().get(llm)
+    if scale is None:
+        yield
+        return
+    with _Scales({**_SCALES.get(), llm: _Scale(scale.rows, lengths)}):
         yield
 
 
@@ -208,7 +237,7 @@ def _share_inputs(llm: nn.Module) -> None:
 class _Scales(AbstractContextManager[None]):
     """Inside the block these are the scales. Can be entered again and again: a layer may go backward twice."""
 
-    scales: Mapping[nn.Module, Tensor]
+    scales: Mapping[nn.Module, _Scale]
 
     def __enter__(self) -> None:
         self._token = _SCALES.set(self.scales)
@@ -224,6 +253,5 @@ def _scaled(
     scale = _SCALES.get().get(llm)
     if scale is None:
         raise ModelError("this LLM's LoRA waits for a scale: run it within scaled_lora, or within lora_disabled")
-    row = scale[:, depth if scale.shape[1] > 1 else 0]
-    scaled: Tensor = output * (row[:, piece] if row.shape[1] > 1 else row)[:, None]
+    scaled: Tensor = output * scale.at(depth, piece)
     return scaled.to(output.dtype)  # under autocast too, a scale of 1 changes no bit

@@ -83,17 +83,17 @@ class TokenLoss:
     def _kl(
         self, lm: SpeechLM, batch: Batch, output: SpeechLMOutput, where: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, tuple[Tensor, float]]:
-        rows, columns = where
-        is_text = torch.ones(batch.num_rows, dtype=torch.bool, device=rows.device)
+        is_text = torch.ones(batch.num_rows, dtype=torch.bool, device=output.hidden.device)
         is_text[batch.audio_row] = False
         reference = torch.zeros_like(output.hidden)
         # Sharded ranks gather the LLM's weights together: then a row is read although its result counts nothing.
         read = is_text if is_text.any() or not distributed.is_initialized() else ~is_text
         if read.any():
             with torch.no_grad(), eval_mode(lm.llm), lora_disabled(lm.llm):
-                reference[read] = final_hidden(lm.llm, output.spliced.inputs_embeds[read]).to(reference.dtype)
-        chosen = is_text[rows]
-        rows, columns = rows[chosen], columns[chosen]
+                rows, lengths = output.spliced.inputs_embeds[read], output.spliced.lengths[read]
+                reference[read] = final_hidden(lm.llm, rows, lengths).to(reference.dtype)
+        chosen = is_text[where[0]]
+        rows, columns = where[0][chosen], where[1][chosen]
         weights = output.spliced.loss_mask[rows, columns + 1]
         divergence = in_chunks(
             partial(kl_divergence, lm),

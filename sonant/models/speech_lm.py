@@ -169,7 +169,8 @@ class SpeechLM(nn.Module):
         """Returns the hidden states of every position; `logits` makes predictions of those that are needed."""
         scale, (spliced, voices) = self.lora_scale(batch), self._embed(batch)
         with scaled_lora(self.llm, scale):
-            return SpeechLMOutput(final_hidden(self.llm, spliced.inputs_embeds), spliced, voices, scale)
+            hidden = final_hidden(self.llm, spliced.inputs_embeds, spliced.lengths)
+        return SpeechLMOutput(hidden, spliced, voices, scale)
 
     def spoken_states(self, batch: Batch, output: SpeechLMOutput) -> SpokenStates:
         """Returns what the speech head reads of the spoken rows of a batch that holds their answers.

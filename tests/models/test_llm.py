@@ -18,6 +18,7 @@ from sonant.models.llm import (
     next_token_logits,
     token_embeddings,
 )
+from sonant.models.packing import PACKED_SDPA
 
 FAMILIES = ["llama", "qwen3", "gemma", "gemma2", "gemma3_text", "granite", "cohere"]
 
@@ -53,7 +54,7 @@ def test_a_saved_folder_is_loaded_in_the_wished_type_and_attention(tmp_path: Pat
     llm.save_pretrained(tmp_path)
     loaded = load_llm(LLMConfig(path=str(tmp_path), dtype="bfloat16"))
     assert loaded.dtype == torch.bfloat16
-    assert loaded.config._attn_implementation == "sdpa"
+    assert loaded.config._attn_implementation == PACKED_SDPA  # sdpa, able to read packs
     assert not loaded.training
 
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from sonant.audio.features import FeatureSpec
 from sonant.models.encoders.base import EncoderConfig, conv_lengths, valid_mask, zero_padding
+from sonant.models.packing import Pack, use_packed_attention
 from sonant.models.parts import PartClass, architecture_of, load_part
 
 _PART = PartClass(
@@ -21,7 +22,7 @@ _PART = PartClass(
 class WhisperEncoder(nn.Module):
     """Frames of Whisper's encoder at 50 Hz, ceil(F / 2) for a clip of F mel frames.
 
-    A clip of at most 30 s is encoded at its own length, with padded frames masked out of the attention; with
+    A clip of at most 30 s is encoded at its own length, nothing being computed for padding; with
     `pad_to_30s` it is followed by silence up to 30 s, as Whisper was trained, and only its own frames are returned.
     A longer clip is cut into windows of 30 s that do not see each other, and their frames are joined:
 
@@ -40,6 +41,7 @@ class WhisperEncoder(nn.Module):
             dtype=config.dtype,
             num_layers=config.num_layers,
         )
+        use_packed_attention(self.model)
         self.pad_to_30s = config.pad_to_30s
         self.architecture = architecture_of(self.model.config)
         self.feature_spec = FeatureSpec.whisper(num_mels=self.model.config.num_mel_bins)
@@ -72,25 +74,28 @@ class WhisperEncoder(nn.Module):
         return zero_padding(frames[:, : (num_features + 1) // 2], self.output_lengths(lengths))
 
     def _encode(self, features: Tensor, lengths: Tensor) -> Tensor:
-        """(A, F, M) with F at most one window -> (A, ceil(F / 2), dim); padding neither convolved nor attended to."""
+        """(A, F, M) with F at most one window -> (A, ceil(F / 2), dim); nothing is computed for padding.
+
+        The clips stand one behind the other, a silent mel frame or two between them, so that no convolution reaches
+        from one into the next, and each starts at an even place, as the second one takes every other:
+
+            a a a . b b . . c c c c . .    ->    A A B . C C .    ->    A A B C C
+        """
         model = self.model
         if self.pad_to_30s:
             lengths = torch.full_like(lengths, self.window)  # the silence is part of what Whisper hears
-        hidden = zero_padding(features.to(model.conv1.weight.dtype), lengths).transpose(1, 2)
-        hidden = F.gelu(model.conv1(hidden)).transpose(1, 2)
-        hidden = zero_padding(hidden, lengths).transpose(1, 2)
-        hidden = F.gelu(model.conv2(hidden)).transpose(1, 2)  # (A, T, dim)
-        hidden = hidden + model.embed_positions.weight[: hidden.shape[1]]
+        features = F.pad(zero_padding(features.to(model.conv1.weight.dtype), lengths), (0, 0, 0, 2))
+        spaced = Pack.of(lengths // 2 * 2 + 2, features.shape[1])
+        is_clip = spaced.pack(valid_mask(lengths, spaced.width))
+        hidden = F.gelu(model.conv1(spaced.pack(features).transpose(1, 2))) * is_clip
+        hidden = F.gelu(model.conv2(hidden)).transpose(1, 2)  # (1, T, dim)
+        frames = Pack.of(lengths // 2 + 1, spaced.width // 2).unpack(hidden)[:, : (spaced.width - 1) // 2]
+        pack = Pack.of(self.output_lengths(lengths), frames.shape[1])
+        hidden = pack.pack(frames) + model.embed_positions.weight[pack.position_ids[0]]
         hidden = F.dropout(hidden, p=model.dropout, training=self.training)
-        mask = None
-        output_lengths = self.output_lengths(lengths).clamp(min=1)  # a row that attends to nothing is not a number
-        if bool((output_lengths < hidden.shape[1]).any()):
-            hidden_keys = ~valid_mask(output_lengths, hidden.shape[1])[:, None, None]
-            mask = hidden.new_zeros(hidden_keys.shape).masked_fill(hidden_keys, torch.finfo(hidden.dtype).min)
         for layer in model.layers:
-            hidden = layer(hidden, mask)
-        frames: Tensor = model.layer_norm(hidden)
-        return frames
+            hidden = layer(hidden, None, row_lengths=pack.lengths)
+        return pack.unpack(model.layer_norm(hidden))
 
 
 def _append_silence(features: Tensor, lengths: Tensor, *, size: int) -> Tensor:
