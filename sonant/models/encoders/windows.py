@@ -6,6 +6,7 @@ windows   |---- kept ---->..                           about equally long, from 
                                       ..<-- kept --|   and kept once
 """
 
+import math
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -37,40 +38,20 @@ class Windowed(nn.Module):
         """Returns frames (A, T, dim) of `features` (A, F, M) or (A, S) with `lengths` (A,)."""
         if features.shape[1] <= self.window_frames * self.frame_features:
             return cast(Tensor, super().forward(features, lengths))
-        clips = [self._windows(size) for size in lengths.tolist()]
+        clips = [_windows(size, self) for size in lengths.tolist()]
         heard = [clip[window.heard] for clip, windows in zip(features, clips, strict=True) for window in windows]
-        encoded = iter(self._encode(heard))
-        joined = [torch.cat([next(encoded)[window.kept] for window in windows]) for windows in clips]
-        return nn.utils.rnn.pad_sequence(joined, batch_first=True)
-
-    def _windows(self, size: int) -> list[_Window]:
-        """The windows of a clip of `size` features."""
-        side, unit = self.side_frames, self.frame_features
-        if size <= self.window_frames * unit:
-            return [_Window(slice(size), slice(None))]
-        new = size - 2 * side * unit
-        count = -(-new // ((self.window_frames - 2 * side) * unit))
-        hop = -(-new // (count * unit))  # frames
-        windows = []
-        for start in range(0, new, hop * unit):
-            last = start + hop * unit >= new
-            heard = slice(start, size if last else start + (hop + 2 * side) * unit)
-            windows.append(_Window(heard, slice(side if start else 0, None if last else side + hop)))
-        return windows
-
-    def _encode(self, windows: list[Tensor]) -> list[Tensor]:
-        """The frames (T, dim) of each window."""
         own = cast("SpeechEncoder", self)
-        together = len(windows)
-        if not torch.is_grad_enabled():
-            together = max(1, int(_AT_ONCE_S * own.frame_rate_hz) // self.window_frames)
+        at_once = math.inf if torch.is_grad_enabled() else _AT_ONCE_S * own.frame_rate_hz
+        together = max(1, int(min(len(heard), at_once / self.window_frames)))
+        padded = nn.utils.rnn.pad_sequence(heard, batch_first=True)
+        sizes = torch.tensor([len(window) for window in heard], device=lengths.device)
         encoded: list[Tensor] = []
-        for first in range(0, len(windows), together):
-            some = windows[first : first + together]
-            lengths = torch.tensor([len(window) for window in some], device=some[0].device)
-            frames = super().forward(nn.utils.rnn.pad_sequence(some, batch_first=True), lengths)
-            encoded += [f[:n] for f, n in zip(frames.unbind(), own.output_lengths(lengths).tolist(), strict=True)]
-        return encoded
+        for some, n in zip(padded.split(together), sizes.split(together), strict=True):
+            frames = super().forward(some, n)
+            encoded += [f[:t] for f, t in zip(frames.unbind(), own.output_lengths(n).tolist(), strict=True)]
+        in_turn = iter(encoded)
+        joined = [torch.cat([next(in_turn)[window.kept] for window in windows]) for windows in clips]
+        return nn.utils.rnn.pad_sequence(joined, batch_first=True)
 
 
 def in_windows(encoder: SpeechEncoder, *, window_s: float, overlap_s: float) -> SpeechEncoder:
@@ -86,11 +67,26 @@ def in_windows(encoder: SpeechEncoder, *, window_s: float, overlap_s: float) -> 
     shortest = encoder.output_lengths(torch.tensor([(2 * side + 1) * unit]))
     if window <= 2 * side or int(shortest) <= side:
         raise ModelError(
-            f"windows of {window_s:g} s with an overlap of {overlap_s:g} s do not hold the frames of "
-            f"{type(encoder).__name__}, {encoder.frame_rate_hz:g} a second; give a longer window_s, or an overlap_s of two "
-            "frames or more"
+            f"window_s={window_s:g} and overlap_s={overlap_s:g} do not hold the frames of {type(encoder).__name__}, "
+            f"{encoder.frame_rate_hz:g} a second; give a longer window_s, or an overlap_s of two frames or more"
         )
     windowed = cast(Any, encoder)
     windowed.__class__ = type(type(encoder).__name__, (Windowed, type(encoder)), {})
     windowed.window_frames, windowed.side_frames, windowed.frame_features = window, side, unit
     return encoder
+
+
+def _windows(size: int, encoder: Windowed) -> list[_Window]:
+    """The windows of a clip of `size` features. Not a method: an encoder may have one of that name."""
+    side, unit = encoder.side_frames, encoder.frame_features
+    if size <= encoder.window_frames * unit:
+        return [_Window(slice(size), slice(None))]
+    new = size - 2 * side * unit
+    count = -(-new // ((encoder.window_frames - 2 * side) * unit))
+    hop = -(-new // (count * unit))  # frames
+    windows = []
+    for start in range(0, new, hop * unit):
+        last = start + hop * unit >= new
+        heard = slice(start, size if last else start + (hop + 2 * side) * unit)
+        windows.append(_Window(heard, slice(side if start else 0, None if last else side + hop)))
+    return windows
