@@ -117,8 +117,8 @@ def test_clips_that_fit_a_window_are_encoded_as_without_windows(kind: str, build
 
 def test_windows_change_no_name_no_class_and_no_weight_but_the_name_of_the_frames() -> None:
     config = EncoderConfig(kind="tiny", path="tiny/encoder")
-    whole = load_encoder(config)
-    windowed = load_encoder(config.model_copy(update={"window_s": 10.0}))
+    whole: Any = load_encoder(config)
+    windowed: Any = load_encoder(config.model_copy(update={"window_s": 10.0}))
     assert isinstance(windowed, TinyEncoder)
     assert [name for name, _ in windowed.named_parameters()] == [name for name, _ in whole.named_parameters()]
     assert windowed.output_lengths(torch.tensor([30_000])).item() == 7500
