@@ -90,20 +90,25 @@ def gather_json(value: Any, *, group: dist.ProcessGroup | None) -> list[Any]:
     return [json.loads(bytes(text[: int(n)].tolist())) for text, n in zip(texts, sizes, strict=True)]
 
 
-def on_rank_zero(act: Callable[[], Any], *, ranks: Ranks, group: dist.ProcessGroup | None) -> Any:
-    """Returns on every rank the JSON value of `act`, which runs on rank 0 only; its Exception is raised on all."""
+def on_each_rank(act: Callable[[], Any], *, group: dist.ProcessGroup | None) -> list[Any]:
+    """Returns the JSON values of `act` of all ranks, in rank order; an Exception of any rank is raised on all."""
     value, error = None, None
-    if ranks.rank == 0:
-        try:
-            value = act()
-        except Exception as caught:
-            error = caught
-    shared, message = gather_json([value, None if error is None else str(error)], group=group)[0]
+    try:
+        value = act()
+    except Exception as caught:
+        error = caught
+    told = gather_json([value, None if error is None else str(error)], group=group)
     if error is not None:
         raise error
-    if message is not None:
-        raise TrainingError(f"rank 0 stopped: {message}")
-    return value if group is None else shared
+    for rank, (_, message) in enumerate(told):
+        if message is not None:
+            raise TrainingError(f"rank {rank} stopped: {message}")
+    return [value for value, _ in told]
+
+
+def on_rank_zero(act: Callable[[], Any], *, ranks: Ranks, group: dist.ProcessGroup | None) -> Any:
+    """Returns on every rank the JSON value of `act`, which runs on rank 0 only; its Exception is raised on all."""
+    return on_each_rank(act if ranks.rank == 0 else lambda: None, group=group)[0]
 
 
 def parallelize(module: nn.Module, *, layers_of: nn.Module, how: Parallel, ranks: Ranks) -> nn.Module:

@@ -23,7 +23,7 @@ ActivationCheckpointing = Literal["none", "layers"]
 def recompute_layers(model: nn.Module) -> int:
     """Returns how many layers of LLM, encoders, adapter and speech head compute their insides twice from now on.
 
-    A layer is a module of several parts in a `ModuleList` called "layers" (a convolution alone keeps its input anyway).
+    A layer is a module of several parts in a `ModuleList` called "...layers" (one convolution keeps its input anyway).
     It does as before in eval mode, where nothing needs a gradient, and where it fills a cache of keys and values. Only
     its `forward` is replaced: parameters keep their names, and hooks (by which FSDP2 gathers a layer) stay outside and
     run once. Layers that transformers computes again already (`llm.gradient_checkpointing`) are left to it.

@@ -3,17 +3,19 @@
     checkpoints/
       step_200.tmp/                   being written, or left over from a crash: never read
       step_100/
-        shard-00001-model-...safetensors    trained parameters, buffers and AdamW's state; one file per rank (torch DCP)
+        shard-00001-model-...safetensors    trained parameters, buffers and AdamW's state: what rank 0 has of them
+        shard-00002-model-...safetensors    rank 1 writes and checks its own, and so on (torch DCP)
         progress.json                 step, place in the data, counts; name and shape of every tensor
         manifest.json                 size and SHA-256 of every other file, written last
 
-No pickle anywhere. Any number of ranks can read what any other number wrote.
+No pickle on disk. Any number of ranks can read what any other number wrote, where all of them see the folder.
 """
 
 import hashlib
 import json
 import os
 import shutil
+from collections import ChainMap
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -27,7 +29,7 @@ from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceSt
 from torch.distributed.checkpoint.api import CheckpointException
 
 from sonant.errors import CheckpointError, SonantError, TrainingError
-from sonant.train.distributed import Ranks, on_rank_zero
+from sonant.train.distributed import Ranks, on_each_rank, on_rank_zero
 from sonant.train.log import say
 
 
@@ -108,10 +110,9 @@ class Checkpointer:
         good one was made with other trained parameters.
         """
         group = self._ranks.talk
-        name = on_rank_zero(lambda: newest_good(self._folder), ranks=self._ranks, group=group)
-        if name is None:
+        folder = newest_good(self._folder, ranks=self._ranks)
+        if folder is None:
             return None
-        folder = self._folder / name
         facts = on_rank_zero(lambda: json.loads((folder / "progress.json").read_text()), ranks=self._ranks, group=group)
         tensors = state_tensors(self._model, self._optimizer)
         _compare(folder, facts["tensors"], {name: list(tensor.shape) for name, tensor in tensors.items()})
@@ -134,7 +135,13 @@ class Checkpointer:
         aside = final.with_name(final.name + ".tmp")
         try:
             dcp.save(tensors, storage_writer=writer, process_group=self._ranks.saving)
-            on_rank_zero(partial(self._publish, aside, final, facts), ranks=self._ranks, group=self._ranks.saving)
+            ours = aside.glob(f"shard-{self._ranks.rank + 1:05d}-*")
+            seals = on_each_rank(lambda: {path.name: _seal(path) for path in ours}, group=self._ranks.saving)
+            on_rank_zero(
+                partial(self._publish, final, facts, dict(ChainMap(*seals))),
+                ranks=self._ranks,
+                group=self._ranks.saving,
+            )
         except (Exception, CheckpointException) as error:
             shutil.rmtree(aside, ignore_errors=True)
             kept = [f"{path.name} is intact" for path in checkpoints(self._folder)[:1]] or ["there is no earlier one"]
@@ -144,9 +151,14 @@ class Checkpointer:
                 f"{kept[0]}; make room and start again with resume=true"
             ) from None
 
-    def _publish(self, aside: Path, final: Path, facts: dict[str, Any]) -> None:
+    def _publish(self, final: Path, facts: dict[str, Any], seals: dict[str, Any]) -> None:
+        aside = final.with_name(final.name + ".tmp")
+        if unseen := sorted(name for name in seals if not (aside / name).exists()):
+            raise CheckpointError(
+                f"rank 0 does not see {unseen[0]} of another rank; the run folder must be one that all machines share"
+            )
         _write_json(aside / "progress.json", facts)
-        _write_json(aside / "manifest.json", {path.name: _seal(path) for path in sorted(aside.iterdir())})
+        _write_json(aside / "manifest.json", {**seals, "progress.json": _seal(aside / "progress.json")})
         _sync(aside)
         os.rename(aside, final)
         _sync(self._folder)
@@ -162,27 +174,30 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(found, key=lambda p: int(p.name[5:]), reverse=True)
 
 
-def newest_good(folder: Path) -> str | None:
-    """Returns the name of the newest checkpoint without fault, None if none was ever published.
+def newest_good(folder: Path, *, ranks: Ranks) -> Path | None:
+    """Returns the newest checkpoint without fault, None if none was ever published; each rank reads its share.
 
     Raises: CheckpointError if there are some and all are damaged.
     """
-    found = checkpoints(folder)
-    for path in found:
-        fault = fault_of(path)
+    names: list[str] = on_rank_zero(lambda: [path.name for path in checkpoints(folder)], ranks=ranks, group=ranks.talk)
+    for name in names:
+        share = slice(ranks.rank, None, ranks.world_size)
+        faults = on_each_rank(partial(fault_of, folder / name, share=share), group=ranks.talk)
+        fault = next((fault for fault in faults if fault), None)
         if fault is None:
-            return path.name
-        say(f"warning: checkpoint {path} is damaged ({fault}); trying the one before")
-    if found:
-        raise CheckpointError(f"{folder}: all {len(found)} checkpoints are damaged; start again in another run folder")
+            return folder / name
+        if ranks.rank == 0:
+            say(f"warning: checkpoint {folder / name} is damaged ({fault}); trying the one before")
+    if names:
+        raise CheckpointError(f"{folder}: all {len(names)} checkpoints are damaged; start again in another run folder")
     return None
 
 
-def fault_of(checkpoint: Path) -> str | None:
-    """Returns what is wrong with a checkpoint (a file that is missing, cut or changed), None if nothing is."""
+def fault_of(checkpoint: Path, *, share: slice = slice(None)) -> str | None:
+    """Returns what is wrong with a `share` of a checkpoint's files (missing, cut or changed), None if nothing is."""
     try:
         manifest = json.loads((checkpoint / "manifest.json").read_text())
-        for name, seal in manifest.items():
+        for name, seal in sorted(manifest.items())[share]:
             if _seal(checkpoint / name) != seal:
                 return f"{name} is not what was written"
         return None if "progress.json" in manifest else "progress.json is missing"

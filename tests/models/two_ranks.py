@@ -11,6 +11,7 @@ from sonant.models.lora import LoraConfig, scale_kept
 from sonant.models.losses import TokenLoss
 from sonant.models.prompt_lora import PromptLoraConfig
 from sonant.models.speech_lm import SpeechLM
+from sonant.train import recompute
 from sonant.train.distributed import Parallel, Ranks, parallelize
 
 ROWS = [(9, [(2, 7), (6, 12)]), (12, []), (6, [(1, 4)]), (15, [])]
@@ -51,7 +52,7 @@ def run_rank(rank: int, folder: str, how: Parallel, prompt_lora: bool = False) -
     torch.set_num_threads(1)
     model = loss_model(prompt_lora=prompt_lora).train()
     if prompt_lora:
-        recompute_layers(model)
+        assert recompute.recompute_layers(model) == 3  # two of the LLM, one of the adapter
     model.adapter.eval()  # batch norm would see other frames than one rank does
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(parameter.requires_grad and "ctc_head" not in name)

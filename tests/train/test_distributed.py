@@ -14,8 +14,17 @@ from pathlib import Path
 import pytest
 import torch
 
+import sonant.train.distributed
 from sonant.errors import CheckpointError, TrainingError
-from sonant.train.distributed import Ranks, check_world_size, gather_json, joined, on_rank_zero, parallelize
+from sonant.train.distributed import (
+    Ranks,
+    check_world_size,
+    gather_json,
+    joined,
+    on_each_rank,
+    on_rank_zero,
+    parallelize,
+)
 
 TOY = Path(__file__).with_name("train_toy.py")
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
@@ -80,6 +89,13 @@ def test_one_process_talks_to_itself() -> None:
         on_rank_zero(fail, ranks=ranks, group=None)
 
 
+def test_what_goes_wrong_on_one_rank_is_told_on_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = [[3, None], [None, "no room"]]
+    monkeypatch.setattr(sonant.train.distributed, "gather_json", lambda value, group: said)
+    with pytest.raises(TrainingError, match="rank 1 stopped: no room"):
+        on_each_rank(lambda: 3, group=None)
+
+
 def test_a_gpu_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(TrainingError, match="torch sees no GPU"), joined("cuda"):
@@ -94,9 +110,11 @@ def test_several_processes_without_a_way_to_share_are_an_error() -> None:
 
 @pytest.mark.recipe
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("how", ["ddp", "fsdp2"])
-def test_two_ranks_train_as_one_with_text_only_and_mixed_batches(how: str, alone: Path, tmp_path: Path) -> None:
-    assert "stopped None at 12" in start(tmp_path, "--parallel", how, ranks=2)
+@pytest.mark.parametrize(("how", "layers"), [("ddp", "none"), ("fsdp2", "none"), ("fsdp2", "layers")])
+def test_two_ranks_train_as_one_with_text_only_and_mixed_batches(
+    how: str, layers: str, alone: Path, tmp_path: Path
+) -> None:
+    assert "stopped None at 12" in start(tmp_path, "--parallel", how, "--activation-checkpointing", layers, ranks=2)
     assert losses(tmp_path) == pytest.approx(losses(alone), rel=1e-6)
     assert (tmp_path / "rows.jsonl").read_text() == (alone / "rows.jsonl").read_text()
     ours, theirs = model(tmp_path / "last"), model(alone / "last")
@@ -113,6 +131,8 @@ def test_two_ranks_then_one_then_four_train_as_one(how: str, alone: Path, tmp_pa
     assert "stopped SIGTERM at 5" in start(tmp_path, "--parallel", how, "--stop-at", 5, ranks=2)
     assert "stopped SIGTERM at 9" in start(tmp_path, "--parallel", how, "--stop-at", 9, ranks=1)
     assert "stopped None at 12" in start(tmp_path, "--parallel", how, ranks=4)
+    shards = [path.name[:11] for path in (tmp_path / "checkpoints/step_12").glob("*.safetensors")]
+    assert sorted(shards) == [f"shard-{rank:05d}" for rank in (1, 2, 3, 4)]  # each rank wrote its own
     assert losses(tmp_path) == pytest.approx(losses(alone), rel=1e-5)
     assert (tmp_path / "rows.jsonl").read_text() == (alone / "rows.jsonl").read_text()
 

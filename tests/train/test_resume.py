@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 from train_toy import ToySource, ToySpeechLM, run
 
+import sonant.train.resume
 from sonant.errors import CheckpointError, TrainingError
 from sonant.train.distributed import Ranks
 from sonant.train.optim import make_optimizer, name_groups
@@ -109,6 +110,17 @@ def test_a_damaged_later_checkpoint_never_pushes_a_good_one_out(tmp_path: Path) 
         checkpointer.save(Progress(step=step))
     checkpointer.wait()
     assert names(tmp_path) == ["step_100", "step_3"]
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is")
+def test_a_folder_that_the_machines_do_not_share_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = {"shard-00002-model-00001-of-00001.safetensors": {"size": 8, "sha256": "0"}}
+    monkeypatch.setattr(sonant.train.resume, "on_each_rank", lambda act, group: [act(), elsewhere])
+    checkpointer = toy_checkpointer(tmp_path / "checkpoints")
+    checkpointer.save(Progress(step=2))
+    with pytest.raises(TrainingError, match=r"does not see shard-00002-\S+ of another rank; .* all machines share"):
+        checkpointer.wait()
+    assert names(tmp_path) == []
 
 
 def toy_checkpointer(folder: Path, *, keep: int = 2) -> Checkpointer:

@@ -190,6 +190,7 @@ def main() -> None:
         ("save-every", int, 4),
         ("validate-every", int, 6),
         ("parallel", str, "auto"),
+        ("activation-checkpointing", str, "none"),
         ("dropout", float, 0.1),
         ("delay-s", float, 0.0),
         ("stop-at", int, None),
