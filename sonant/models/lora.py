@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from sonant.config import Config
 from sonant.errors import ModelError
+from sonant.models.low_rank import LowRankLinear
 
 # The linear layers of Llama, Mistral, Qwen, Gemma, Granite, OLMo, SmolLM; Phi-3 and GLM fuse some of them.
 _KNOWN_TARGETS = (
@@ -87,6 +88,7 @@ def add_lora(llm: nn.Module, config: LoraConfig) -> None:
         lora_dropout=config.dropout,
         target_modules=list(_targets(llm, config.targets)),
     )
+    settings._register_custom_module({nn.Linear: LowRankLinear})
     peft.inject_adapter_in_model(settings, llm, adapter_name=PEFT_NAME)
     for layer in lora_layers(llm):
         # Small updates vanish in bfloat16: the addition is kept, and trained, in float32.
