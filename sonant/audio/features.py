@@ -21,6 +21,8 @@ from torch import Tensor
 
 from sonant.errors import AudioError, ConfigError
 
+_BAND_MELS = 16  # filters of one product
+
 
 @dataclass(frozen=True)
 class FeatureSpec:
@@ -231,11 +233,11 @@ def extract(samples: Tensor, spec: FeatureSpec) -> Tensor:
     samples = samples.to(torch.float32)
     if spec.kind == "waveform":
         return samples if spec.normalization == "none" else _normalize(samples, spec, correction=0)
-    mels = _log(_power(samples, spec) @ _filters(spec), spec)  # (F, M)
+    mels = _log(_mels(_power(samples, spec), spec), spec)  # (F, M)
     if spec.dynamic_range:
-        mels = torch.maximum(mels, mels.max() - spec.dynamic_range)
+        mels.clamp_(min=mels.max() - spec.dynamic_range)
     if spec.normalization == "whisper":
-        mels = (mels + 4.0) / 4.0
+        mels.add_(4.0).div_(4.0)
     elif spec.normalization == "unit":
         mels = _normalize(mels, spec, correction=1)
     mels = mels[: len(mels) // spec.stack * spec.stack]
@@ -288,8 +290,24 @@ def slaney_hz(mel: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 @functools.cache
-def _filters(spec: FeatureSpec) -> Tensor:
-    return torch.from_numpy(mel_filters(spec)).to(_dtype(spec))
+def _bands(spec: FeatureSpec) -> list[tuple[slice, Tensor]]:
+    """The filters, `_BAND_MELS` of them at a time, and the bins these reach: few of low filters, many of high ones."""
+    bands = []
+    for filters in torch.from_numpy(mel_filters(spec)).to(_dtype(spec)).split(_BAND_MELS, dim=1):
+        reached = filters.any(dim=1).nonzero()
+        bins = slice(int(reached.min()), int(reached.max()) + 1) if len(reached) else slice(0, 1)
+        bands.append((bins, filters[bins].contiguous()))
+    return bands
+
+
+def _mels(power: Tensor, spec: FeatureSpec) -> Tensor:
+    """(F, n_fft // 2 + 1) -> (F, num_mels): half the time of the product with the whole matrix, which is mostly zeros.
+
+    bins   . . . . . . . .
+    mels   ╲_____╱ . . . .     one product a band
+           . . . ╲_______╱
+    """
+    return torch.cat([power[:, bins] @ filters for bins, filters in _bands(spec)], dim=1)
 
 
 @functools.cache
@@ -314,8 +332,9 @@ def _power(samples: Tensor, spec: FeatureSpec) -> Tensor:
     if spec.framing == "kaldi":
         frames = (samples.to(torch.float64) * 2**15).unfold(0, spec.window_length, spec.hop_length)
         frames = frames - frames.mean(dim=1, keepdim=True)
-        before = torch.cat([frames[:, :1], frames[:, :-1]], dim=1)
-        spectrum = torch.fft.rfft((frames - spec.preemphasis * before) * _window(spec), n=spec.n_fft)
+        first = frames[:, :1]  # is its own predecessor
+        emphasised = torch.sub(frames, torch.cat([first, frames[:, :-1]], dim=1), alpha=spec.preemphasis)
+        spectrum = torch.fft.rfft(emphasised.mul_(_window(spec)), n=spec.n_fft)
     else:
         if spec.preemphasis:
             samples = torch.cat([samples[:1], samples[1:] - spec.preemphasis * samples[:-1]])
@@ -329,15 +348,16 @@ def _power(samples: Tensor, spec: FeatureSpec) -> Tensor:
 
 
 def _log(power: Tensor, spec: FeatureSpec) -> Tensor:
+    """The logarithm, in the place of `power`."""
     if spec.log == "ln_plus":
-        return torch.log(power + spec.log_floor)
-    power = power.clamp(min=spec.log_floor)
-    return torch.log10(power) if spec.log == "log10_floor" else torch.log(power)
+        return power.add_(spec.log_floor).log_()
+    power.clamp_(min=spec.log_floor)
+    return power.log10_() if spec.log == "log10_floor" else power.log_()
 
 
 def _normalize(values: Tensor, spec: FeatureSpec, *, correction: int) -> Tensor:
     # In float64 the mean of a constant is that constant: it becomes 0, not rounding error over epsilon.
     values = values.to(torch.float64)
     variance, mean = torch.var_mean(values, dim=0, correction=correction)
-    normalized = (values - mean) / (torch.sqrt(variance + spec.variance_epsilon) + spec.deviation_epsilon)
-    return normalized.to(torch.float32)
+    deviation = torch.sqrt(variance + spec.variance_epsilon) + spec.deviation_epsilon
+    return values.sub_(mean).div_(deviation).to(torch.float32)
