@@ -76,10 +76,13 @@ def make_optimizer(model: nn.Module, groups: Sequence[NamedGroup], *, betas: tup
         }
         for g in groups
     ]
-    optimizer = torch.optim.AdamW(settings, betas=betas)
+    fused = all(parameter.device.type in ("cpu", "cuda") for parameter in parameters.values())
+    optimizer = torch.optim.AdamW(settings, betas=betas, fused=fused)
     for parameter in trained(optimizer):
         zeros = {key: torch.zeros_like(parameter.detach()) for key in ("exp_avg", "exp_avg_sq")}
-        optimizer.state[parameter] = {"step": torch.tensor(0.0), **zeros}
+        # The fused kernel counts on the parameter's device.
+        count = torch.zeros((), device=parameter.device if fused else None)
+        optimizer.state[parameter] = {"step": count, **zeros}
     return optimizer
 
 
@@ -136,10 +139,14 @@ def clip_gradients(parameters: Iterable[nn.Parameter], *, max_norm: float | None
 
     A parameter nobody used gets a zero gradient first: otherwise it would rest, and with other ranks' zeros decay.
     """
-    parameters = list(parameters)
+    parameters, gradients = list(parameters), []
     for parameter in parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-    norm: Any = nn.utils.clip_grad_norm_(parameters, math.inf if max_norm is None else max_norm)
+        gradients.append(parameter.grad)
+    norm: Any = nn.utils.get_total_norm(gradients, foreach=True)
     whole: Tensor = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-    return float(whole)
+    found = float(whole)
+    if max_norm is not None and found > max_norm:
+        nn.utils.clip_grads_with_norm_(parameters, max_norm, norm, foreach=True)
+    return found

@@ -48,6 +48,7 @@ class TrainConfig(Config):
     weight_decay: float = Field(1e-3, ge=0)  # of groups that do not say
     clip_norm: float | None = Field(1.0, gt=0)
     precision: Literal["fp32", "bf16"] = "fp32"
+    matmul: Literal["highest", "medium"] = "highest"  # of fp32: medium may round what is multiplied, see docs/speed.md
     device: Literal["auto", "cpu", "cuda"] = "auto"
     parallel: Parallel = "auto"
     activation_checkpointing: ActivationCheckpointing = "none"  # layers: less memory, a third more operations
@@ -124,7 +125,7 @@ def train(
     many steps in a row are not finite, a score is missing or a checkpoint cannot be written; CheckpointError if no
     checkpoint there can be used.
     """
-    with distributed.joined(config.device) as ranks, StopWish(config.max_hours) as wish, _quiet():
+    with distributed.joined(config.device) as ranks, StopWish(config.max_hours) as wish, _settings(config.matmul):
         distributed.check_world_size(ranks.world_size, micro_batches=source.micro_batches)
         distributed.on_rank_zero(lambda: _claim(run_dir, config), ranks=ranks, group=ranks.talk)
         named = optim.name_groups(model, groups, weight_decay=config.weight_decay)
@@ -314,7 +315,9 @@ def _claim(run_dir: Path, config: TrainConfig) -> None:
 def _seed(seed: int, step: int, micro_batch: int) -> None:
     """Starts all random numbers a model may draw anew (Hugging Face's masking draws from numpy)."""
     value = int(np.random.SeedSequence([seed, step, micro_batch]).generate_state(1)[0])
-    torch.manual_seed(value)
+    torch.default_generator.manual_seed(value)  # torch.manual_seed writes down a stack for each absent device
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed(value)
     np.random.seed(value)
     random.seed(value)
 
@@ -348,8 +351,16 @@ def _detached(value: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Within, torch does not tell a single process that it is alone. (Filters are global: not for other threads.)"""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is .*(disabled|unavailable)")
-        yield
+def _settings(matmul: Literal["highest", "medium"]) -> Iterator[None]:
+    """Within, torch multiplies fp32 like that, and does not tell a single process that it is alone.
+
+    (Both are global: not for other threads.)
+    """
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(matmul)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="torch.distributed is .*(disabled|unavailable)")
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -86,7 +86,7 @@ def test_state_made_in_advance_updates_as_adamw_does_by_itself() -> None:
     ours, plain = two_layers(), two_layers()
     plain.load_state_dict(ours.state_dict())
     first = make_optimizer(ours, name_groups(ours, [group("a", ours)], weight_decay=0.0), betas=(0.9, 0.98))
-    second = torch.optim.AdamW(plain.parameters(), lr=0.1, betas=(0.9, 0.98), weight_decay=0.5)
+    second = torch.optim.AdamW(plain.parameters(), lr=0.1, betas=(0.9, 0.98), weight_decay=0.5, fused=True)
     for _ in range(3):
         for model, optimizer in ((ours, first), (plain, second)):
             optimizer.zero_grad()

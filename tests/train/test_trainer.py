@@ -103,6 +103,24 @@ def test_bf16_trains_close_to_fp32(tmp_path: Path) -> None:
     assert a == pytest.approx(b, rel=0.02)
 
 
+def test_matmul_medium_holds_for_the_run_alone_and_trains_close_to_highest(tmp_path: Path) -> None:
+    """On processors with AMX it rounds what is multiplied to bfloat16; on others it may change no more than the order."""
+    seen = []
+
+    class Watched(ToyLoss):
+        def __call__(self, model: torch.nn.Module, batch: Batch) -> object:
+            seen.append(torch.get_float32_matmul_precision())
+            return super().__call__(model, batch)
+
+    for kind in ("highest", "medium"):
+        model, config = ToySpeechLM(), TrainConfig(steps=3, device="cpu", matmul=kind)
+        train(model, ToySource(), loss=Watched(), config=config, groups=model.groups(), run_dir=tmp_path / kind)
+    a, b = ([r["loss"] for r in log(tmp_path / name)] for name in ("highest", "medium"))
+    assert a == pytest.approx(b, rel=0.02)
+    assert seen == 12 * ["highest"] + 12 * ["medium"]
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
 def test_a_step_that_is_not_finite_is_skipped_counted_and_harms_nothing(
     tmp_path: Path, changed: Callable[[Change], None]
 ) -> None:
