@@ -5,16 +5,17 @@ lines ─▶ shape and content of each row ─▶ clips (threads) ─▶ rows ag
 
 import json
 import os
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sonant.data.check_audio import Clip, ClipKey, Depth, look_at
-from sonant.data.check_compare import compare
-from sonant.data.check_lines import Row, read_rows
-from sonant.data.check_rows import Found
+import numpy as np
+
+from sonant.data.check_audio import Clips, Depth, look_at
+from sonant.data.check_columns import RowFault, Table, blocks_of
+from sonant.data.check_compare import compare, split_of
+from sonant.data.check_lines import Reading, read_blocks
 from sonant.data.faults import Fault, Report
 from sonant.data.manifest import relative_path, write_lines
 from sonant.errors import ManifestError
@@ -22,6 +23,7 @@ from sonant.errors import ManifestError
 if TYPE_CHECKING:
     from sonant.chat.tokenizer import ChatTokenizer
 
+MAX_COUNT = 1 << 40  # of tokens; only impossible durations have more
 Paths = Sequence[str | os.PathLike[str]]
 
 
@@ -58,38 +60,50 @@ def check(
     """
     if not paths:
         raise ManifestError("no manifest to check; name one or more .jsonl files")
-    limits = limits or Limits()
-    names = list(map(str, paths))
-    rows: list[Row] = []
-    for name in names:
-        rows += read_rows(name, tokenizer=tokenizer, count_tokens=limits.context is not None, workers=workers)
-    keys = dict.fromkeys(key for row in rows for key in row.clips)
-    embedded = {name: data for row in rows if row.embedded for name, data in row.embedded.items()}
-    clips = look_at(keys, embedded=embedded, depth=depth, workers=workers, progress=progress)
-    for row in rows:
-        row.add(*_row_faults(row, clips, limits))
-    compare(rows, clips)
-    faults = [Fault(code, row.path, row.line, row.id, detail) for row in rows for code, detail in row.found or ()]
-    counts = dict(Counter(row.path for row in rows))
-    return Report(counts, faults, clips=len(clips), skipped=_skipped(tokenizer, limits, depth))
+    limits, names = limits or Limits(), list(map(str, paths))
+    reading = Reading(
+        tokenizer,
+        count_tokens=tokenizer is not None and limits.context is not None,
+        compares_splits=len(set(map(split_of, names))) > 1,
+        finds_files=depth == "metadata",
+    )
+    blocks = [block for name in names for block in blocks_of(name)]
+    table = Table(blocks, read_blocks(blocks, reading, workers=workers))
+    clips = look_at(table, depth=depth, workers=workers, progress=progress)
+    found = [*table.found, *clips.found, *_against_model(table, clips, limits), *compare(table, clips)]
+    faults = [Fault(code, *table.where(row), id, detail) for row, id, code, detail in sorted(found, key=_row)]
+    return Report(table.num_rows, faults, clips=clips.num_distinct, skipped=_skipped(tokenizer, limits, depth))
 
 
-def _row_faults(row: Row, clips: Mapping[ClipKey, Clip], limits: Limits) -> Iterator[Found]:
-    for key in dict.fromkeys(row.clips):
-        yield from clips[key].found
-    if row.last_word is not None:
-        key, start_s = row.last_word
-        if 0 < (end_s := clips[key].duration_s or 0.0) < start_s:
-            yield "unfit-words", f"{key[0]}: the last word starts at {start_s:g} s, the clip has {end_s:.3f} s"
-    durations_s = [clips[key].duration_s or 0.0 for key in row.heard]
-    longest_s = max(durations_s, default=0.0)
-    if limits.window_s is not None and longest_s > limits.window_s:
-        yield "beyond-window", f"a clip has {longest_s:.2f} s, the encoder hears {limits.window_s:g} s"
+def _row(fault: RowFault) -> int:
+    return fault.row
+
+
+def _against_model(table: Table, clips: Clips, limits: Limits) -> Iterator[RowFault]:
+    columns = table.columns
+    ends_s = clips.durations_s[columns.last_clips]
+    for number in np.flatnonzero((ends_s > 0) & (ends_s < columns.last_starts_s)).tolist():
+        clip, start_s = int(columns.last_clips[number]), columns.last_starts_s[number]
+        times = f"the last word starts at {start_s:g} s, the clip has {ends_s[number]:.3f} s"
+        yield table.fault(int(columns.owners[clip]), "unfit-words", f"{table.clip(clip)[0][0]}: {times}")
+    if limits.window_s is None and limits.context is None:
+        return
+    owners = columns.owners[columns.is_heard]
+    heard_s = np.nan_to_num(clips.durations_s[columns.is_heard])
+    if limits.window_s is not None:
+        for row in np.unique(owners[heard_s > limits.window_s]).tolist():
+            longest_s = heard_s[np.searchsorted(owners, row) : np.searchsorted(owners, row, side="right")].max()
+            detail = f"a clip has {longest_s:.2f} s, the encoder hears {limits.window_s:g} s"
+            yield table.fault(row, "beyond-window", detail)
     if limits.context is not None:
-        num_audio = sum(map(limits.audio_tokens, durations_s)) if limits.audio_tokens else 0
-        if row.num_text_tokens + num_audio > limits.context:
-            numbers = f"{row.num_text_tokens} text + {num_audio} audio tokens"
-            yield "too-long", f"{numbers}, the context is {limits.context}"
+        audio = np.zeros(len(table), np.int64)
+        if (count := limits.audio_tokens) is not None:
+            counts = (min(count(seconds), MAX_COUNT) for seconds in heard_s.tolist())
+            np.add.at(audio, owners, np.fromiter(counts, np.int64, len(owners)))
+        text = columns.num_text_tokens if len(columns.num_text_tokens) else np.broadcast_to(np.int32(0), len(table))
+        for row in np.flatnonzero(text + audio > limits.context).tolist():
+            numbers = f"{text[row]} text + {audio[row]} audio tokens"
+            yield table.fault(row, "too-long", f"{numbers}, the context is {limits.context}")
 
 
 def _skipped(tokenizer: "ChatTokenizer | None", limits: Limits, depth: Depth) -> tuple[str, ...]:

@@ -4,17 +4,19 @@ import functools
 import hashlib
 import itertools
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal, NamedTuple, TypeAlias
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sonant.audio.io import SEGMENT_SLACK_S, AudioInfo, info, load
+from sonant.data.check_columns import ClipKey, Ints, RowFault, Table, hashes, num_distinct
 from sonant.data.check_rows import Found
 from sonant.errors import AudioError
 
-ClipKey: TypeAlias = tuple[str, float, float | None]  # recording, offset and duration in seconds
 Depth = Literal["samples", "headers", "metadata"]
 
 MIN_DURATION_S = 0.1
@@ -32,49 +34,90 @@ class Clip(NamedTuple):
     found: tuple[Found, ...] = ()
 
 
+@dataclass(frozen=True, eq=False)
+class Clips:
+    """What was found out about the C clips of a table."""
+
+    durations_s: NDArray[np.float64]  # (C,) NaN: it cannot be opened
+    sounds: Ints  # (C,) or (0,): hashes of the samples where they were read, else of where they lie
+    num_distinct: int
+    found: list[RowFault] = field(default_factory=list)
+
+
 def look_at(
-    keys: Collection[ClipKey],
+    table: Table,
     *,
-    embedded: Mapping[str, bytes],
     depth: Depth = "samples",
     workers: int = 4,
     progress: Callable[[int, int], None] | None = None,
-) -> dict[ClipKey, Clip]:
-    """Returns what was found for each clip. `progress` is called with (done, total).
+) -> Clips:
+    """Returns what was found for each clip of a table; each different one is looked at once.
 
-    embedded: the recordings that no file holds, by name.
     depth: "samples" reads everything; "headers" finds neither damage nor silence; "metadata" opens no file and believes
         the manifest about durations.
+    progress: called with (done, total).
     """
-    clips: dict[ClipKey, Clip] = {}
-    looker = _Looker(embedded, depth)
-    remaining, told_every = iter(keys), max(1, len(keys) // 1000)
+    columns = table.columns
+    if depth == "metadata":
+        total = num_distinct(columns.clips)
+        if progress and total:
+            progress(total, total)
+        stated_s = np.nan_to_num(columns.durations_s, copy=False)
+        stated_s[columns.is_missing] = np.nan
+        return Clips(stated_s, columns.places, total)
+    _, firsts, which = np.unique(columns.clips, return_index=True, return_inverse=True)
+    durations_s, digests, found = np.full(len(firsts), np.nan), {}, {}
+    for done, (number, clip) in enumerate(_looked(table, firsts, depth, workers), 1):
+        durations_s[number] = np.nan if clip.duration_s is None else clip.duration_s
+        if clip.digest is not None:
+            digests[number] = clip.digest
+        if clip.found:
+            found[number] = clip.found
+        if progress and done % max(1, len(firsts) // 1000) == 0:
+            progress(done, len(firsts))
+    sounds = columns.places
+    if len(sounds):
+        kinds = sounds[firsts]
+        kinds[list(digests)] = hashes([digest.encode() for digest in digests.values()])
+        sounds = kinds[which]
+    return Clips(durations_s[which], sounds, len(firsts), list(_of_rows(table, which, found)))
+
+
+def _looked(table: Table, firsts: Ints, depth: Depth, workers: int) -> Iterator[tuple[int, Clip]]:
+    """Yields (number, clip) of each different clip, in the order in which they first come."""
+    looker = _Looker(depth)
+    remaining = iter(np.argsort(firsts).tolist())
     with ThreadPoolExecutor(workers) as pool:
         while some := list(itertools.islice(remaining, CLIPS_AT_ONCE)):
-            found = map(looker.look, some) if depth == "metadata" else pool.map(looker.look, some)
-            for key, clip in zip(some, found, strict=True):
-                clips[key] = clip
-                if progress and len(clips) % told_every == 0:
-                    progress(len(clips), len(keys))
-    return clips
+            clips = [table.clip(int(firsts[number])) for number in some]
+            yield from zip(some, pool.map(looker.look, clips), strict=True)
+
+
+def _of_rows(table: Table, which: Ints, found: Mapping[int, tuple[Found, ...]]) -> Iterator[RowFault]:
+    """Yields what was found of clips once for each row that has them."""
+    told: set[tuple[int, int]] = set()
+    numbers = np.flatnonzero(np.isin(which, list(found)))
+    for row, number in zip(table.columns.owners[numbers].tolist(), which[numbers].tolist(), strict=True):
+        if (row, number) not in told:
+            told.add((row, number))
+            yield from (table.fault(row, code, detail) for code, detail in found[number])
 
 
 class _Looker:
     """Looks at clips; whether a recording is there, and its header, are asked once however many clips it holds."""
 
-    def __init__(self, embedded: Mapping[str, bytes], depth: Depth) -> None:
-        self.embedded, self.depth = embedded, depth
-        self.missing = functools.lru_cache(maxsize=1 << 16)(_missing)
+    def __init__(self, depth: Depth) -> None:
+        self.depth = depth
+        self.missing = functools.lru_cache(maxsize=1 << 16)(missing)
         self.header = functools.lru_cache(maxsize=1 << 16)(_header)
 
-    def look(self, key: ClipKey) -> Clip:
+    def look(self, clip_and_data: tuple[ClipKey, bytes | None]) -> Clip:
+        key, data = clip_and_data
         name, offset_s, duration_s = key
-        source = self.embedded.get(name, name)
-        if name not in self.embedded and (found := self.missing(name)):
+        if data is None and (found := self.missing(name)):
             return Clip(None, None, (found,))
-        if self.depth == "metadata":
-            return Clip(duration_s or 0.0)
-        header = self.header(source)
+        source = name if data is None else data
+        header = self.header(name) if data is None else _header(data)
         if not isinstance(header, AudioInfo):
             return Clip(None, None, (header,))
         rest_s = header.duration_s - offset_s
@@ -86,7 +129,8 @@ class _Looker:
         return clip if self.depth == "headers" else _decoded(key, source, header, clip)
 
 
-def _missing(name: str) -> Found | None:
+def missing(name: str) -> Found | None:
+    """Returns what is wrong with a recording that is not there."""
     if os.path.isfile(name):
         return None
     return "audio-missing", f"{name} {'is a folder' if os.path.isdir(name) else 'does not exist'}"

@@ -1,17 +1,14 @@
 """What is wrong with rows next to the others: duplicates inside a manifest, and what splits must not share."""
 
 import functools
-import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from sonant.data.check_audio import Clip, ClipKey
-from sonant.data.check_lines import Row
-from sonant.data.manifest import line_offsets, parse
+from sonant.data.check_audio import Clips
+from sonant.data.check_columns import Ints, RowFault, Table, repeated
 
 SPLITS = {
     "train": "train",
@@ -22,39 +19,33 @@ SPLITS = {
     "test": "test",
     "eval": "test",
 }
-Ints = NDArray[np.int64]
 
 
-def compare(rows: Sequence[Row], clips: Mapping[ClipKey, Clip]) -> None:
-    """Adds to each row what it repeats of an earlier one. Of a million rows only numbers are held at a time."""
-    paths = sorted({row.path for row in rows})
-    path_ids = np.array([paths.index(row.path) for row in rows], np.int64)
-    split_names = [split_of(path) for path in paths]
-    splits = np.array([split_names.index(split_names[i]) for i in path_ids], np.int64)
-    ids = np.array([_number(row.id) if row.id and row.content else 0 for row in rows], np.int64)
-    contents = np.array([row.content for row in rows], np.int64)
-
-    for row, first in _repeated(rows, ids, path_ids, same_group=True):
-        row.add(("duplicate-id", f"id {row.id!r} is that of line {first.line}"))
-    for row, first in _repeated(rows, contents, path_ids, same_group=True):
-        row.add(("duplicate-content", f"the messages are those of line {first.line}"))
+def compare(table: Table, clips: Clips) -> Iterator[RowFault]:
+    """Yields what each row repeats of an earlier one. Only numbers are compared, and few of them held at a time."""
+    columns, row_of = table.columns, table.conversation
+    names = sorted(set(table.paths))
+    files = np.array([names.index(path) for path in table.paths], np.int64)
+    for row, first in _repeats(table, columns.ids, files, same=True):
+        yield table.fault(row, "duplicate-id", f"id {row_of(row).id!r} is that of line {table.where(first)[1]}")
+    for row, first in _repeats(table, columns.contents, files, same=True):
+        yield table.fault(row, "duplicate-content", f"the messages are those of line {table.where(first)[1]}")
+    split_names = [split_of(path) for path in table.paths]
     if len(set(split_names)) == 1:
         return
-    _leaking_clips(rows, clips, splits)
-    silent = np.array([0 if row.heard else row.content for row in rows], np.int64)
-    sentences = np.array([row.sentence for row in rows], np.int64)
-    for row, first in _repeated(rows, silent, splits):
-        row.add(("leak-content", f"the conversation is also in {_place(first)}"))
-    offsets = functools.cache(line_offsets)
-    for row, first in _repeated(rows, sentences, splits):
-        answer = _answer(row, offsets(row.path))
-        row.add(("leak-sentence", f"the answer {answer[:60]!r} is also in {_place(first)}"))
-    speakers = np.array([_number(row.speaker) for row in rows], np.int64)
-    told: set[tuple[str, str]] = set()
-    for row, first in _repeated(rows, speakers, splits):
-        if (split_of(row.path), row.speaker) not in told:  # once for each speaker, not for each of a thousand rows
-            told.add((split_of(row.path), row.speaker))
-            row.add(("leak-speaker", f"speaker {row.speaker!r} is also in {_place(first)}"))
+    splits = np.array([split_names.index(name) for name in split_names], np.int64)
+    yield from _leaking_clips(table, clips, splits)
+    for row, first in _repeats(table, np.where(columns.hears, 0, columns.contents), splits):
+        yield table.fault(row, "leak-content", f"the conversation is also in {table.place(first)}")
+    for row, first in _repeats(table, columns.sentences, splits):
+        answer = row_of(row).reference
+        yield table.fault(row, "leak-sentence", f"the answer {answer[:60]!r} is also in {table.place(first)}")
+    told: set[tuple[str, str | None]] = set()
+    for row, first in _repeats(table, columns.speakers, splits):
+        speaker, split = row_of(row).speaker, split_of(table.where(row)[0])
+        if (split, speaker) not in told:  # once for each speaker, not for each of a thousand rows
+            told.add((split, speaker))
+            yield table.fault(row, "leak-speaker", f"speaker {speaker!r} is also in {table.place(first)}")
 
 
 @functools.lru_cache(maxsize=256)
@@ -65,58 +56,35 @@ def split_of(path: str) -> str:
     return next((SPLITS[word] for word in re.split(r"[^a-z]+", names) if word in SPLITS), path)
 
 
-def _repeated(
-    rows: Sequence[Row], values: Ints, groups: Ints, *, same_group: bool = False
-) -> Iterator[tuple[Row, Row]]:
-    """Yields (row, first row with its value) for rows that repeat a value of their group, or else of another group."""
-    for index, first in _repeats(values, groups, same_group=same_group):
-        yield rows[index], rows[first]
+def _repeats(table: Table, values: Ints, groups: Ints, *, same: bool = False) -> Iterator[tuple[int, int]]:
+    """Yields (row, first row with its value) for rows that repeat a value of another group, or else of the same."""
+    rows = repeated(values)
+    for row, first in _firsts(values[rows], groups[table.manifests(rows)], same=same):
+        yield int(rows[row]), int(rows[first])
 
 
-def _repeats(values: Ints, groups: Ints, *, same_group: bool) -> Iterator[tuple[int, int]]:
-    known = np.flatnonzero(values)
-    if same_group:
+def _firsts(values: Ints, groups: Ints, *, same: bool) -> Iterator[tuple[int, int]]:
+    if same:
         values = values ^ (groups * np.int64(0x1E3779B97F4A7C15))  # the same value of another group is another one
-    _, firsts, which = np.unique(values[known], return_index=True, return_inverse=True)
-    first = known[firsts[which]]
-    again = known != first if same_group else groups[known] != groups[first]
-    yield from zip(known[again].tolist(), first[again].tolist(), strict=True)
+    _, firsts, which = np.unique(values, return_index=True, return_inverse=True)
+    first = firsts[which]
+    again = np.flatnonzero(first != np.arange(len(first)) if same else groups != groups[first])
+    yield from zip(again.tolist(), first[again].tolist(), strict=True)
 
 
-def _leaking_clips(rows: Sequence[Row], clips: Mapping[ClipKey, Clip], splits: Ints) -> None:
+def _leaking_clips(table: Table, clips: Clips, splits: Ints) -> Iterator[RowFault]:
     """A clip leaks by its samples where they were read, else by its file and times.
 
     One that is heard nowhere does not: two rows may say the same as they may write the same.
     """
-    identity: Callable[[ClipKey], int] = functools.cache(lambda key: _number(_identity(key, clips[key])))
-    heard = {identity(key) for row in rows for key in row.heard}
-    owners = [
-        (i, key)
-        for i, row in enumerate(rows)
-        for key in dict.fromkeys(row.clips)
-        if clips[key].duration_s is not None and identity(key) in heard
-    ]
-    owner = np.array([i for i, _ in owners], np.int64)
-    values = np.array([identity(key) for _, key in owners], np.int64)
-    for index, first in _repeats(values, splits[owner], same_group=False):
-        name = owners[index][1][0]
-        rows[owners[index][0]].add(("leak-audio", f"{name} is also in {_place(rows[owners[first][0]])}"))
-
-
-def _identity(key: ClipKey, clip: Clip) -> str:
-    return clip.digest or repr((os.path.realpath(key[0]), *key[1:]))
-
-
-def _number(text: str) -> int:
-    # Only compared inside this process, where the hash of a text is always the same.
-    return hash(text) if text else 0
-
-
-def _place(row: Row) -> str:
-    return f"{row.path}:{row.line}"
-
-
-def _answer(row: Row, offsets: NDArray[np.int64]) -> str:
-    with open(row.path, "rb") as file:
-        file.seek(offsets[row.line - 1])
-        return parse(file.readline(), _place(row)).reference
+    numbers = repeated(clips.sounds)
+    heard = np.unique(clips.sounds[numbers][table.columns.is_heard[numbers]])
+    numbers = numbers[np.isin(clips.sounds[numbers], heard) & ~np.isnan(clips.durations_s[numbers])]
+    owners, sounds = table.columns.owners[numbers], clips.sounds[numbers]
+    told: set[tuple[int, int]] = set()
+    for clip, first in _firsts(sounds, splits[table.manifests(owners.astype(np.int64))], same=False):
+        row = int(owners[clip])
+        if (row, int(sounds[clip])) not in told:
+            told.add((row, int(sounds[clip])))
+            name = table.clip(int(numbers[clip]))[0][0]
+            yield table.fault(row, "leak-audio", f"{name} is also in {table.place(int(owners[first]))}")

@@ -149,13 +149,13 @@ def _type_faults(
 
 def _misspelt(values: dict[str, Any], known: tuple[str, ...], where: str) -> Iterator[Found]:
     for key in values:
-        close = None if key in known else _closest(key, known)
+        close = None if key in known else closest(key, known)
         if close and close not in values:
             yield "misspelt-key", f"{where}{key}: did you mean {close!r}?"
 
 
 @functools.lru_cache(maxsize=4096)
-def _closest(key: str, known: tuple[str, ...]) -> str | None:
+def closest(key: str, known: tuple[str, ...]) -> str | None:
     lowered = key.lower()
     return next(iter(difflib.get_close_matches(lowered, known, n=1, cutoff=0.75)), None)
 

@@ -280,7 +280,7 @@ def test_many_lines_are_read_by_several_processes_as_by_one(
 ) -> None:
     train, test, _ = planted
     whole = check([train, test], workers=1)
-    monkeypatch.setattr("sonant.data.check_lines.BLOCK_ROWS", 15)
+    monkeypatch.setattr("sonant.data.check_columns.BLOCK_BYTES", 1500)
     assert check([train, test], workers=1) == whole
     assert check([train, test], workers=2) == whole
 
@@ -290,3 +290,20 @@ def test_the_metadata_alone_tells_what_is_missing_without_opening_a_file(clips: 
     report = check([write_rows(clips / "metadata.jsonl", list(rows))], depth="metadata", limits=Limits(window_s=30))
     assert {fault.code: fault.line for fault in report.faults} == {"audio-missing": 2, "beyond-window": 3}
     assert any("none was opened" in note for note in report.skipped)
+
+
+def test_rows_beyond_doubt_are_told_as_all_others(
+    planted: tuple[Path, Path, Report], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = {"gender": "f", "Snr dB": {"b": 1, "a": 2}}
+    same = [message("user", [{"type": "text", "text": "hi", "tone": 1}]), message("assistant", "fine, and how are you")]
+    parts = [message("user", [{"tone": 1, "text": "hi", "type": "text"}]), message("assistant", [])]
+    parts[1]["content"] = [{"type": "text", "text": "fine, "}, {"type": "text", "text": "and how are you"}]
+    made = [row(n, messages=same, **own, speaker="anna") for n in range(3)] + [row(9, messages=parts, speaker="ben")]
+    for name in ("a-train", "a-test"):
+        write_rows(tmp_path / f"{name}.jsonl", [*made, row(7, audio(offset_s=0)), row(8, audio(offset_s=-0.0))])
+    paths = [*planted[:2], tmp_path / "a-train.jsonl", tmp_path / "a-test.jsonl"]
+    quick = check(paths)
+    monkeypatch.setattr("sonant.data.check_clean.CleanReader.read", lambda reader, line: None)
+    assert check(paths) == quick
+    assert quick.counts["duplicate-content"] > 4
