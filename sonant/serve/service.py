@@ -13,16 +13,16 @@ from sonant.serve.untrusted_audio import AudioDecoder
 
 
 class Doors:
-    """How many requests are under way, and whether more may come in."""
+    """How many requests and realtime sessions are under way, and whether more may come in."""
 
     def __init__(self) -> None:
-        self.under_way, self.closing = 0, False
+        self.under_way, self.sessions, self.closing = 0, 0, False
 
     async def close(self, *, timeout_s: float) -> None:
         """Lets nobody in any more, and waits until everybody is out, for `timeout_s` at most."""
         self.closing = True
         until = time.monotonic() + timeout_s
-        while self.under_way and time.monotonic() < until:
+        while (self.under_way or self.sessions) and time.monotonic() < until:
             await asyncio.sleep(0.02)
 
 
@@ -44,5 +44,4 @@ class Service:
         """Lets nobody in any more and answers what was accepted, for `drain_s` seconds at most."""
         began = time.monotonic()
         await self.doors.close(timeout_s=self.settings.drain_s)
-        # What realtime sessions asked is under no request: it is waited for here.
         await self.answerer.drain(max(0.0, self.settings.drain_s - (time.monotonic() - began)))

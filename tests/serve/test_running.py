@@ -16,6 +16,7 @@ import httpx2
 import pytest
 from openai import AsyncOpenAI, OpenAI
 from serving import OwnDecoder, serving, wav
+from websockets.asyncio.client import connect
 
 from sonant.chat.messages import AudioPart, Conversation, user
 from sonant.errors import ConfigError
@@ -117,7 +118,10 @@ def test_sigterm_under_load_answers_what_was_accepted_and_exits_0(
 
     async def work() -> tuple[list[int], int]:
         headers = {"Authorization": "Bearer sesame"}
-        async with httpx2.AsyncClient(base_url=url, headers=headers, timeout=120) as client:
+        async with (
+            httpx2.AsyncClient(base_url=url, headers=headers, timeout=120) as client,
+            connect(f"ws{url.removeprefix('http')}/v1/realtime", additional_headers=headers) as session,
+        ):
 
             async def ask(number: int) -> tuple[int, str]:
                 content = QUESTIONS[number % len(QUESTIONS)]
@@ -135,6 +139,8 @@ def test_sigterm_under_load_answers_what_was_accepted_and_exits_0(
                 await asyncio.sleep(0.001)
             late, _ = await ask(0)
             answered = await asyncio.gather(*first)
+            told = [json.loads(event) async for event in session]
+            assert (told[-1]["error"]["code"], session.close_code) == ("closing", 1001)
             for status, text in answered:
                 assert status == 503 or json.loads(text)["choices"][0]["finish_reason"] == "stop"
             return [status for status, _ in answered], late

@@ -14,6 +14,7 @@ import anyio.to_thread
 from anyio.abc import TaskGroup
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 
+from sonant.errors import ClosingError
 from sonant.serve.asking import Asked
 from sonant.serve.failures import RETRY_S, RefusedError, failure
 from sonant.serve.models import check_model
@@ -22,34 +23,36 @@ from sonant.serve.realtime.session import Session
 from sonant.serve.service import Service
 
 PROTOCOL = "realtime"
+NORMAL, GOING_AWAY = 1000, 1001  # why a WebSocket is closed (RFC 6455, section 7.4.1)
 LONG_MESSAGE = 256 * 1024  # a minute of sound takes 0.1 s to hear: others need not wait for that
+_CLOSING = "this server is about to stop and takes no more questions"
+_LOOK_S = 0.05  # between two looks at whether it is
 
 
 def routes(service: Service) -> APIRouter:
     """Returns the route."""
-    router, settings, under_way = APIRouter(prefix="/v1"), service.settings, 0
+    router, settings, doors = APIRouter(prefix="/v1"), service.settings, service.doors
 
     @router.websocket("/realtime")
     async def realtime(websocket: WebSocket) -> None:
-        nonlocal under_way
         try:
             _check_query(websocket, service)
-            if under_way >= settings.max_sessions:
+            if doors.sessions >= settings.max_sessions:
                 raise RefusedError(
-                    f"{under_way} realtime sessions are open, the most this server takes; ask again",
+                    f"{doors.sessions} realtime sessions are open, the most this server takes; ask again",
                     status=429,
                     code="busy",
                     retry_after_s=RETRY_S,
                 )
         except RefusedError as error:
             return await websocket.send_denial_response(failure(error))
-        under_way += 1
+        doors.sessions += 1
         service.metrics.sessions.inc()
         try:
             await websocket.accept(PROTOCOL if PROTOCOL in websocket.scope["subprotocols"] else None)
             await _Connection(websocket, service).run()
         finally:
-            under_way -= 1
+            doors.sessions -= 1
             service.metrics.sessions.dec()
 
     return router
@@ -83,7 +86,8 @@ class _Connection:
             self._tasks: TaskGroup = tasks
             with contextlib.suppress(WebSocketDisconnect):
                 await self._step(self._session.begin)
-                await self._close(await self._listen())
+                tasks.start_soon(self._end_with_the_server)
+                await self._close(await self._listen(), code=NORMAL)
             tasks.cancel_scope.cancel()  # what is still being answered is of use to nobody
 
     async def _listen(self) -> RefusedError:
@@ -116,12 +120,19 @@ class _Connection:
             )
         return self._session.receive(text)
 
-    async def _close(self, ending: RefusedError) -> None:
+    async def _end_with_the_server(self) -> None:
+        """Once the doors close: what was asked is answered, then the client is told, and left."""
+        while not self._service.doors.closing or self._asked:
+            await anyio.sleep(_LOOK_S)
+        with contextlib.suppress(WebSocketDisconnect):
+            await self._close(RefusedError(f"{_CLOSING}; open another session", code="closing"), code=GOING_AWAY)
+
+    async def _close(self, ending: RefusedError, *, code: int) -> None:
         await self._step(self._session.refuse, ending)
         async with self._turn:  # nobody may speak behind the closing
             self._tasks.cancel_scope.cancel()
             with anyio.CancelScope(shield=True):
-                await self._websocket.close(1000, ending.code)
+                await self._websocket.close(code, ending.code)
 
     async def _step(self, advance: Callable[..., list[Output]], *news: object) -> None:
         """Tells the session some news and does what it says. A client that does not read makes all of this wait."""
@@ -142,6 +153,8 @@ class _Connection:
         """Passes on what the answerer says to a question."""
         with self._asked[ask.id], contextlib.suppress(WebSocketDisconnect):
             try:
+                if self._service.doors.closing:
+                    raise ClosingError(f"{_CLOSING}; ask again in another session")
                 asked = Asked(self._service, [ask.question])
                 try:
                     async with contextlib.aclosing(asked.events()) as events:

@@ -14,7 +14,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from sonant.errors import BusyError
 from sonant.serve.app import create_app
-from sonant.serve.questions import TextDelta
+from sonant.serve.questions import Finished, TextDelta
 from sonant.serve.realtime.routes import LONG_MESSAGE
 
 KEY = "k" * 20
@@ -182,6 +182,40 @@ def test_a_session_ends_when_its_time_is_over(server: Any, scripted: Scripted) -
         with pytest.raises(WebSocketDisconnect):
             socket.receive_json()
     assert soon(lambda: scripted.answers[0].cancelled)
+
+
+def test_a_server_that_stops_tells_a_session_and_leaves_it(scripted: Scripted) -> None:
+    service = scripted_service(scripted)
+    with TestClient(create_app(service), base_url="http://localhost") as client, connect(client) as socket:
+        socket.receive_json()
+        assert client.portal is not None
+        stopped = client.portal.start_task_soon(service.drain)
+        assert socket.receive_json()["error"]["code"] == "closing"
+        with pytest.raises(WebSocketDisconnect) as left:
+            socket.receive_json()
+        assert (left.value.code, left.value.reason) == (1001, "closing")
+        stopped.result(timeout=10)
+        assert service.doors.sessions == 0
+
+
+def test_a_server_that_stops_finishes_the_answers_of_a_session_and_begins_no_more(scripted: Scripted) -> None:
+    scripted.told = lambda question: [TextDelta("it ends ")]
+    service = scripted_service(scripted, drain_s=20.0)
+    with TestClient(create_app(service), base_url="http://localhost") as client, connect(client) as socket:
+        ask(socket)
+        until(socket, "response.output_text.delta")
+        assert client.portal is not None
+        stopped = client.portal.start_task_soon(service.drain)
+        assert soon(lambda: service.doors.closing)
+        other = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "And?"}]}
+        socket.send_json({"type": "response.create", "response": {"conversation": "none", "input": [other]}})
+        refused = until(socket, "response.done")[-1]["response"]
+        assert (refused["status"], refused["status_details"]["error"]["code"]) == ("failed", "closing")
+        assert not stopped.done()
+        scripted.answers[0].send(Finished("it ends ", "stop", 7, 2))
+        assert until(socket, "response.done")[-1]["response"]["status"] == "completed"
+        assert socket.receive_json()["error"]["code"] == "closing"
+        stopped.result(timeout=10)
 
 
 def test_a_client_that_leaves_gives_up_its_answers(client: TestClient, scripted: Scripted) -> None:
