@@ -4,7 +4,8 @@
     windows             | 7 2 9 4 | 3 8 1 6 |       -> | 9 7 4 2 | 8 6 3 1 |           sorted by length inside each
     micro-batches       |9 7|4 2| |8 6|3 1|            rows · longest row <= token_budget, rows <= max_rows
     shuffled, grouped   |3 1|9 7| |4 2|8 6|            G micro-batches are one optimiser step
-    ranks (W divides G)  r=0 r=1   r=0 r=1             rank r takes micro-batches r, r + W, r + 2W, ...
+    levelled            |3 1|9 7| |8 6|4 2|            the heaviest to the place that had least so far
+    ranks (W divides G)  r=0 r=1   r=0 r=1             rank r takes places r, r + W, r + 2W, ...
 
 The state of training is therefore (epoch, step), whatever the number of workers and ranks.
 """
@@ -17,7 +18,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from sonant.config import Config
 from sonant.data.blend import Blend, Rows
@@ -32,7 +33,12 @@ class PlanConfig(Config):
     seed: int = Field(default=0, ge=0)
     token_budget: int = Field(default=4096, gt=0, description="padded size of a micro-batch: rows x longest row")
     max_rows: int | None = Field(default=None, gt=0, description="most rows of a micro-batch")
-    micro_batches: int = Field(default=1, gt=0, description="micro-batches of one optimiser step over all ranks (G)")
+    share_among: int = Field(
+        default=1, gt=0, description="ranks that share a step: micro_batches is rounded up to a multiple of it"
+    )
+    micro_batches: int = Field(
+        default=1, gt=0, validate_default=True, description="micro-batches of one optimiser step over all ranks (G)"
+    )
     window: int = Field(
         default=4096, gt=0, description="rows that are sorted by length together: larger pads less, mixes less"
     )
@@ -41,6 +47,12 @@ class PlanConfig(Config):
     max_text_rows: int | None = Field(
         default=None, gt=0, description="as max_rows, for text steps where mixing is 'modality'"
     )
+
+    @field_validator("micro_batches")
+    @classmethod
+    def _round_up(cls, micro_batches: int, values: ValidationInfo) -> int:
+        ranks = int(values.data.get("share_among", 1))
+        return -(-micro_batches // ranks) * ranks
 
 
 @dataclass(frozen=True)
@@ -64,9 +76,9 @@ class EpochPlan:
         Raises: TrainingError if the world size does not divide the number of micro-batches.
         """
         check_world(self.micro_batches, rank=rank, world_size=world_size)
-        first = step * self.micro_batches
-        spans = [slice(self.starts[i], self.starts[i + 1]) for i in self.order[first : first + self.micro_batches]]
-        return [(self.rows[span], self.cycles[span]) for span in spans[rank::world_size]]
+        first, end = step * self.micro_batches + rank, (step + 1) * self.micro_batches
+        spans = [slice(self.starts[i], self.starts[i + 1]) for i in self.order[first:end:world_size]]
+        return [(self.rows[span], self.cycles[span]) for span in spans]
 
     def shares(self, labels: NDArray[np.str_] | NDArray[np.int64], sizes: Rows) -> dict[str, float]:
         """Returns label -> share of `sizes` in this epoch; `labels` and `sizes` have one value a row index."""
@@ -106,6 +118,7 @@ class Plan:
         shares: share of each source, measured in `sizes`.
         sizes: (N,) what shares are measured in (supervised tokens, say); `lengths` by default.
         has_audio: (N,) bool; needed where mixing is "modality".
+        loads: (N,) what the ranks shall have equally much of over an epoch (audio, say); `lengths` by default.
 
     In mixing "modality" (VoiceTextBlender) every step holds rows with audio only or without audio only, and
     `audio_share` of the steps have audio. Differs from the published sampler, which draws each step alone: here an
@@ -128,8 +141,9 @@ class Plan:
         config: PlanConfig,
         sizes: Rows | None = None,
         has_audio: NDArray[np.bool_] | None = None,
+        loads: Rows | None = None,
     ) -> None:
-        self.config, self._lengths = config, lengths
+        self.config, self._lengths, self._loads = config, lengths, lengths if loads is None else loads
         self._cached = functools.lru_cache(maxsize=2)(self._plan)
         self._members, self._shares, self._sizes = members, shares, lengths if sizes is None else sizes
         if not any(len(rows) for rows in members):
@@ -158,11 +172,16 @@ class Plan:
         ]
         order = np.random.default_rng([self.config.seed, 3, epoch]).permutation(np.concatenate(steps))
         first_rows = np.cumsum([0] + [len(pool.rows) for pool in pools])
-        starts = [pool.starts[:-1] + first for pool, first in zip(pools, first_rows[:-1], strict=True)]
+        starts = np.concatenate(
+            [*(pool.starts[:-1] + first for pool, first in zip(pools, first_rows[:-1], strict=True)), first_rows[-1:]]
+        )
+        rows = np.concatenate([pool.rows for pool in pools])
+        if groups > 1:
+            _level(order, np.diff(np.append(0, np.cumsum(self._loads[rows]))[starts]))
         return EpochPlan(
-            rows=np.concatenate([pool.rows for pool in pools]),
+            rows=rows,
             cycles=np.concatenate([pool.cycles for pool in pools]),
-            starts=np.concatenate([*starts, first_rows[-1:]]),
+            starts=starts,
             order=order.reshape(-1),
             micro_batches=groups,
         )
@@ -232,3 +251,17 @@ def _split(starts: Rows, extra: int) -> Rows:
         largest = int(sizes.argmax())
         starts = np.insert(starts, largest + 1, starts[largest] + int(sizes[largest]) // 2)
     return starts
+
+
+def _level(steps: Rows, loads: Rows) -> None:
+    """Deals the batches of each of `steps` (steps, G) anew to its G places, which then carry about equal `loads`.
+
+    Over an epoch, that is: the heaviest batch of a step goes to the place that had least before. Ranks own places, so
+    they are level too, and neither what a step holds nor how many ranks there are changes anything.
+    """
+    before = np.zeros(steps.shape[1], np.int64)
+    for batches in steps:
+        heaviest_first = batches[np.argsort(-loads[batches], kind="stable")]
+        places = np.argsort(before, kind="stable")
+        batches[places] = heaviest_first
+        before[places] += loads[heaviest_first]

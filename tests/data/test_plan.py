@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import sonant.data.plan
 from sonant.config import load_config
 from sonant.data.plan import EpochPlan, Plan, PlanConfig, padding_share
 from sonant.errors import ConfigError, TrainingError
@@ -56,6 +57,49 @@ def test_ranks_together_see_the_plan_whatever_their_number(
         for world_size in (w for w in range(1, groups + 1) if groups % w == 0):
             parts = [seen(plan, step, rank, world_size) for rank in range(world_size)]
             assert [parts[i % world_size][i // world_size] for i in range(groups)] == whole
+
+
+@given(**plans | {"groups": st.sampled_from([2, 3, 4, 6, 8])})
+@settings(max_examples=40, deadline=None)
+def test_levelling_changes_no_step_and_levels_the_places(
+    lengths: list[int], groups: int, window: int, max_rows: int | None, epoch: int
+) -> None:
+    made = {"token_budget": 100, "micro_batches": groups, "window": window, "max_rows": max_rows}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sonant.data.plan, "_level", lambda steps, loads: None)
+        plain = plan_of(lengths, **made).epoch(epoch)
+    plan = plan_of(lengths, **made).epoch(epoch)
+    places = [0] * groups
+    heaviest = 0
+    for step in range(plan.num_steps):
+        batches = seen(plan, step)
+        assert sorted(batches) == sorted(seen(plain, step))
+        loads = [sum(lengths[row] for row in batch) for batch in batches]
+        places, heaviest = [a + b for a, b in zip(places, loads, strict=True)], max(heaviest, *loads)
+    assert max(places) - min(places) <= heaviest
+
+
+def test_ranks_hear_equally_much_although_half_the_rows_are_text() -> None:
+    dice = np.random.default_rng(0)
+    lengths = dice.integers(5, 200, 20_000)
+    audio = lengths * (dice.random(len(lengths)) < 0.5)
+    config = PlanConfig(token_budget=1000, micro_batches=16, window=500)
+    plan = Plan([np.arange(len(lengths))], lengths, shares=[1.0], config=config, loads=audio).epoch(0)
+    heard = [
+        sum(
+            int(audio[rows].sum())
+            for step in range(plan.num_steps)
+            for rows, _ in plan.step(step, rank=r, world_size=8)
+        )
+        for r in range(8)
+    ]
+    assert max(heard) <= 1.02 * min(heard)
+
+
+@pytest.mark.parametrize(("asked", "ranks", "micro_batches"), [(4, 1, 4), (1, 8, 8), (10, 8, 16), (64, 8, 64)])
+def test_micro_batches_are_rounded_up_to_what_ranks_can_share(asked: int, ranks: int, micro_batches: int) -> None:
+    assert PlanConfig(micro_batches=asked, share_among=ranks).micro_batches == micro_batches
+    assert PlanConfig(share_among=ranks).micro_batches == ranks
 
 
 def test_a_world_size_that_does_not_divide_the_step_is_refused() -> None:
