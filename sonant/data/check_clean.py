@@ -1,6 +1,6 @@
 """Reads rows that are beyond doubt, some microseconds each, and leaves every other to the slower, telling road.
 
-line ─▶ msgspec: every key known, every value of its type ─▶ nothing in it to report ─▶ CleanRow
+line ─▶ msgspec: every key known, every value of its type ─▶ nothing in it to report ─▶ Row
                                      any doubt ─▶ None: `check_rows` says what is wrong, if anything
 
 Keys of a corpus's own (`gender`, `provenance`, ...) are doubted once: after the slow road found nothing wrong with the
@@ -27,22 +27,26 @@ Level: TypeAlias = Literal["row", "message", "text", "audio"]
 KNOWN: dict[Level, tuple[str, ...]] = {"row": ROW_KEYS, "message": MESSAGE_KEYS, "text": TEXT_KEYS, "audio": AUDIO_KEYS}
 
 
-class Heard(NamedTuple):
-    """A clip that a model hears, as written."""
+class Clip(NamedTuple):
+    """A clip as written."""
 
     path: str
     offset_s: float
     duration_s: float | None
+    is_heard: bool = True  # an assistant's clip is not: it says it
+    is_embedded: bool = False  # the line holds it, and `path` is a name for its bytes
 
 
-class CleanRow(NamedTuple):
-    """What a row without faults holds."""
+class Row(NamedTuple):
+    """What is kept of a line."""
 
-    id: str
-    speaker: str
-    answer: str
-    messages: bytes  # as `canonical` writes them
-    clips: list[Heard]
+    id: str = ""
+    speaker: str | None = None
+    answer: str = ""
+    messages: bytes = b""  # as `canonical` writes them; empty: the line is no conversation
+    clips: Sequence[Clip] = ()
+    num_text_tokens: int = 0
+    last_word: tuple[int, float] | None = None  # which of `clips` is the spoken answer, when its last word starts (s)
 
 
 class CleanReader:
@@ -61,23 +65,24 @@ class CleanReader:
         self._texts: set[str] = set()  # short ones that were found plain: instructions come a million times
         self._decode = self._decoder()
 
-    def read(self, line: bytes) -> CleanRow | None:
+    def read(self, line: bytes) -> Row | None:
         """Returns what a line holds if nothing can be wrong with it, seen alone."""
         try:
             row = self._decode(line)
+            messages = row.messages
             if row.language not in self._languages and not self._is_language(row.language):
                 return None
-            roles = tuple([message.role for message in row.messages])
+            roles = tuple([message.role for message in messages])
             if roles not in self._roles and not self._are_roles(roles):
                 return None
-            clips: list[Heard] = []
+            clips: list[Clip] = []
             answer = ""
-            for message in row.messages:
-                answered = self._is_plain_message(message, clips)
-                if answered is None:
+            for message in messages:
+                said = self._answer(message, clips)
+                if said is None:
                     return None
-                answer = answered
-            return CleanRow(row.id, row.speaker or "", answer, _encode(row.messages), clips)
+                answer = said
+            return Row(row.id, row.speaker, answer, _encode(messages), clips)
         except (msgspec.MsgspecError, RecursionError, OverflowError, ValueError):
             return None
 
@@ -123,26 +128,31 @@ class CleanReader:
         self._text_part = text
         return msgspec.json.Decoder(struct("row", [("id", Text), ("messages", messages), *optional])).decode
 
-    def _is_plain_message(self, message: Any, clips: list[Heard]) -> str | None:
+    def _answer(self, message: Any, clips: list[Clip]) -> str | None:
         """The text of an answer, "" of any other message; None if there is anything to report. Adds to the clips."""
-        answers = message.role == "assistant"
-        if type(message.content) is str:
-            message.content = [self._text_part(message.content)]
+        texts, content, answers = self._texts, message.content, message.role == "assistant"
+        if type(content) is str:
+            message.content = [self._text_part(content)]  # as `canonical` has it
+            if content not in texts and not self._is_plain(content):
+                return None
+            if answers:
+                return content if content.strip() else None
+            return "" if content else None
         said = ""
-        for part in message.content:
+        for part in content:
             if type(part) is self._text_part:
                 text = part.text
-                if text not in self._texts and not self._is_plain(text):
+                if text not in texts and not self._is_plain(text):
                     return None
                 if answers:
-                    said = said + text if said else text
+                    said += text
                 elif not text:
                     return None
             elif answers or part.path[0] == "/":
                 return None
             else:
-                offset_s = part.offset_s = part.offset_s or 0.0  # never -0.0
-                clips.append(Heard(part.path, offset_s, part.duration_s))
+                part.offset_s = part.offset_s or 0.0  # never -0.0
+                clips.append(Clip(part.path, part.offset_s, part.duration_s))
         return None if answers and not said.strip() else said
 
     def _is_plain(self, text: str) -> bool:

@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from sonant.chat.messages import AudioPart, Conversation
+from sonant.chat.messages import Conversation
 from sonant.data.manifest import parse
 from sonant.errors import ManifestError
 
@@ -148,13 +148,13 @@ class Table:
         row = int(self.columns.owners[number])
         nth = number - int(np.searchsorted(self.columns.owners, row))
         part = self.conversation(row).audio_parts[nth]
-        return clip_key(part, os.path.dirname(self.where(row)[0])), part.data
+        name = part.name if part.path is None else clip_name(part.path, os.path.dirname(self.where(row)[0]))
+        return (name, part.offset_s, part.duration_s), part.data
 
 
-def clip_key(part: AudioPart, folder: str) -> ClipKey:
-    """Returns what makes clips of different rows the same one."""
-    name = part.name if part.path is None else os.path.normpath(os.path.join(folder, part.path))
-    return name, part.offset_s, part.duration_s
+def clip_name(path: str, folder: str) -> str:
+    """Returns a recording's path from where a manifest in `folder` is read: one name, however it is written."""
+    return os.path.normpath(os.path.join(folder, path))
 
 
 def hashes(texts: Sequence[bytes]) -> Ints:

@@ -10,16 +10,16 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from sonant.chat.messages import AudioPart, Conversation
+from sonant.chat.messages import AudioPart, Conversation, Message
 from sonant.chat.spelling import word_starts
 from sonant.data.check_audio import missing
-from sonant.data.check_clean import CleanReader, CleanRow, canonical
-from sonant.data.check_columns import Block, Columns, RowFault, clip_key, hashes, hashes_of_stretches
+from sonant.data.check_clean import CleanReader, Clip, Row, canonical
+from sonant.data.check_columns import Block, Columns, Ints, RowFault, clip_name, hashes, hashes_of_stretches
 from sonant.data.check_rows import Found, content_faults, shape_faults
 from sonant.data.manifest import parse_json
 from sonant.data.respan import as_written
@@ -70,64 +70,6 @@ class _Place(NamedTuple):
     found: Found | None  # where it is missing
 
 
-@dataclass(eq=False)
-class _Growing:
-    """Columns as they grow: a value a row, then a value a clip."""
-
-    ids: list[bytes] = field(default_factory=list)
-    contents: list[bytes] = field(default_factory=list)
-    hears: list[bool] = field(default_factory=list)
-    sentences: list[bytes] = field(default_factory=list)
-    speakers: list[bytes] = field(default_factory=list)
-    num_text_tokens: list[int] = field(default_factory=list)
-
-    owners: list[int] = field(default_factory=list)
-    names: list[int] = field(default_factory=list)
-    places: list[int] = field(default_factory=list)
-    offsets_s: list[float] = field(default_factory=list)
-    durations_s: list[float | None] = field(default_factory=list)
-    is_heard: list[bool] = field(default_factory=list)
-    is_missing: list[bool] = field(default_factory=list)
-
-    last_clips: list[int] = field(default_factory=list)
-    last_starts_s: list[float] = field(default_factory=list)
-    found: list[RowFault] = field(default_factory=list)
-
-    def add_clip(self, place: _Place, offset_s: float, duration_s: float | None, *, is_heard: bool) -> None:
-        """Adds a clip of the row that is added next."""
-        self.owners.append(len(self.ids))
-        self.names.append(place.name)
-        self.places.append(place.real)
-        self.offsets_s.append(offset_s)
-        self.durations_s.append(duration_s)
-        self.is_heard.append(is_heard)
-        self.is_missing.append(place.found is not None)
-
-    def columns(self, data: bytes, reading: Reading) -> Columns:
-        """Returns the columns of the lines in `data`."""
-        offsets_s, durations_s = np.array(self.offsets_s, np.float64), np.array(self.durations_s, np.float64)
-        ends = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n"))[: len(self.ids) - 1]
-        real = np.array(self.places, np.int64)
-        return Columns(
-            starts=np.append(0, ends + 1).astype(np.uint32),
-            ids=hashes(self.ids),
-            contents=hashes(self.contents),
-            hears=np.array(self.hears, np.bool_),
-            sentences=hashes(self.sentences),
-            speakers=hashes(self.speakers),
-            num_text_tokens=np.array(self.num_text_tokens, np.int32),
-            owners=np.array(self.owners, np.int32),
-            clips=hashes_of_stretches(np.array(self.names, np.int64), offsets_s, durations_s),
-            places=hashes_of_stretches(real, offsets_s, durations_s) if reading.compares_splits else real[:0],
-            durations_s=durations_s,
-            is_heard=np.array(self.is_heard, np.bool_),
-            is_missing=np.array(self.is_missing, np.bool_),
-            last_clips=np.array(self.last_clips, np.int32),
-            last_starts_s=np.array(self.last_starts_s, np.float64),
-            found=self.found,
-        )
-
-
 class _LineReader:
     """Turns blocks of lines into columns."""
 
@@ -146,77 +88,75 @@ class _LineReader:
         with open(block.path, "rb") as file:
             file.seek(block.start)
             data = file.read(block.end - block.start)
-        growing = _Growing()
+        rows: list[Row] = []
+        found: list[RowFault] = []
+        read = _doubtful if self._reading.count_tokens else self._clean.read
         for line in data.removesuffix(b"\n").split(b"\n"):
-            clean = None if self._reading.count_tokens else self._clean.read(line)
-            if clean is None or not self._add_clean(growing, clean):
-                self._add_doubtful(growing, line)
-        return growing.columns(data, self._reading)
+            rows.append(read(line) or self._doubtful_row(line, len(rows), found))
+        return self._columns(data, rows, found)
 
-    def _add_clean(self, growing: _Growing, row: CleanRow) -> bool:
-        """Adds a row, if its recordings are there; returns whether they are."""
-        places = [self._places.get(clip.path) or self._place(clip.path) for clip in row.clips]
-        for place in places:
-            if place.found is not None:
-                return False
-        for clip, place in zip(row.clips, places, strict=True):
-            growing.add_clip(place, clip.offset_s, clip.duration_s, is_heard=True)
-        self._add_row(growing, row.id, row.messages, row.answer, row.speaker, hears=bool(places))
-        return True
+    def _columns(self, data: bytes, rows: Sequence[Row], found: list[RowFault]) -> Columns:
+        known, compares = self._places.get, self._reading.compares_splits
+        clips = [clip for row in rows for clip in row.clips]
+        places = [known(clip.path) or self._place(clip) for clip in clips]
+        counts = np.array([len(row.clips) for row in rows], np.int64)
+        owners, firsts = np.repeat(np.arange(len(rows)), counts), (np.cumsum(counts) - counts).tolist()
+        is_missing = np.array([place.found is not None for place in places], np.bool_)
+        found += _missing(rows, owners, places, np.flatnonzero(is_missing).tolist())
+        is_heard = np.array([clip.is_heard for clip in clips], np.bool_)
+        offsets_s = np.array([clip.offset_s for clip in clips], np.float64)
+        durations_s = np.array([clip.duration_s for clip in clips], np.float64)
+        names, real = (np.array([place[kind] for place in places], np.int64) for kind in (0, 1))
+        spoken = [(first, *row.last_word) for first, row in zip(firsts, rows, strict=True) if row.last_word]
+        ends = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n"))[: len(rows) - 1]
+        return Columns(
+            starts=np.append(0, ends + 1).astype(np.uint32),
+            ids=hashes([row.id.encode() for row in rows]),
+            contents=hashes([row.messages for row in rows]),
+            hears=np.bincount(owners[is_heard], minlength=len(rows)) > 0,
+            sentences=hashes([sentence(row.answer) for row in rows if compares]),
+            speakers=hashes([(row.speaker or "").encode() for row in rows if compares]),
+            num_text_tokens=np.array([row.num_text_tokens for row in rows if self._reading.count_tokens], np.int32),
+            owners=owners.astype(np.int32),
+            clips=hashes_of_stretches(names, offsets_s, durations_s),
+            places=hashes_of_stretches(real, offsets_s, durations_s) if compares else real[:0],
+            durations_s=durations_s,
+            is_heard=is_heard,
+            is_missing=is_missing,
+            last_clips=np.array([first + clip for first, clip, _ in spoken], np.int32),
+            last_starts_s=np.array([start_s for _, _, start_s in spoken], np.float64),
+            found=found,
+        )
 
-    def _add_row(
-        self, growing: _Growing, id: str, content: bytes, answer: str, speaker: str, *, hears: bool, tokens: int = 0
-    ) -> None:
-        growing.ids.append(id.encode())
-        growing.contents.append(content)
-        growing.hears.append(hears)
-        if self._reading.compares_splits:
-            growing.sentences.append(sentence(answer))
-            growing.speakers.append(speaker.encode())
-        if self._reading.count_tokens:
-            growing.num_text_tokens.append(tokens)
-
-    def _add_doubtful(self, growing: _Growing, line: bytes) -> None:
-        value, found, conversation = _read(line)
-        number, id, is_sound = len(growing.ids), "", not found
+    def _doubtful_row(self, line: bytes, number: int, found: list[RowFault]) -> Row:
+        value, faults, conversation = _read(line)
         if conversation is None:
-            self._add_row(growing, "", b"", "", "", hears=False)
+            row = Row()
         else:
-            id = conversation.id
-            found += content_faults(conversation, markup=self._markup)
-            found += _absolute_path(conversation)
-            tokens = self._num_text_tokens(conversation, found)
-            self._add_parts(growing, conversation, found)
-            answer, speaker, hears = conversation.reference, conversation.speaker, bool(conversation.heard_parts)
-            content = canonical(conversation)
-            self._add_row(growing, id, content, answer, speaker or "", hears=hears, tokens=tokens)
-            if is_sound:
+            if not faults:
                 self._clean.learn(value)
-        growing.found += [RowFault(number, id, code, detail) for code, detail in found]
+            faults += content_faults(conversation, markup=self._markup)
+            faults += _absolute_path(conversation)
+            row = Row(
+                conversation.id,
+                conversation.speaker,
+                conversation.reference,
+                canonical(conversation),
+                [_clip(p, m) for m in conversation.messages for p in m.parts if isinstance(p, AudioPart)],
+                self._num_text_tokens(conversation, faults),
+                _last_word(conversation),
+            )
+        found += [RowFault(number, row.id, code, detail) for code, detail in faults]
+        return row
 
-    def _add_parts(self, growing: _Growing, conversation: Conversation, found: list[Found]) -> None:
-        first = len(growing.owners)
-        for message in conversation.messages:
-            for part in message.parts:
-                if isinstance(part, AudioPart):
-                    place = self._place(part.path) if part.path is not None else _embedded(part)
-                    growing.add_clip(place, part.offset_s, part.duration_s, is_heard=message.role != "assistant")
-                    if place.found is not None and place.found not in found:
-                        found.append(place.found)
-        last_word_s, spoken = _last_word_s(conversation)
-        if spoken is not None:
-            growing.last_clips.append(first + conversation.audio_parts.index(spoken))
-            growing.last_starts_s.append(last_word_s)
-
-    def _place(self, path: str) -> _Place:
-        if (known := self._places.get(path)) is not None:
-            return known
-        name = clip_key(AudioPart(path), self._folder)[0]
+    def _place(self, clip: Clip) -> _Place:
+        name = clip.path if clip.is_embedded else clip_name(clip.path, self._folder)
         real = _hash(os.path.realpath(name)) if self._reading.compares_splits else 0
-        place = _Place(_hash(name), real, missing(name) if self._reading.finds_files else None)
+        looks = self._reading.finds_files and not clip.is_embedded
+        place = _Place(_hash(name), real, missing(name) if looks else None)
         if len(self._places) >= MAX_PLACES:
             self._places.clear()
-        self._places[path] = place
+        self._places[clip.path] = place
         return place
 
     def _num_text_tokens(self, conversation: Conversation, found: list[Found]) -> int:
@@ -248,9 +188,19 @@ def _read(line: bytes) -> tuple[Any, list[Found], Conversation | None]:
         return value, found or [("wrong-type", str(error))], None
 
 
-def _embedded(part: AudioPart) -> _Place:
-    name = _hash(part.name)
-    return _Place(name, name, None)
+def _doubtful(line: bytes) -> None:
+    """Nothing is beyond doubt where tokens are to be counted."""
+
+
+def _clip(part: AudioPart, message: Message) -> Clip:
+    return Clip(part.name, part.offset_s, part.duration_s, message.role != "assistant", part.path is None)
+
+
+def _missing(rows: Sequence[Row], owners: Ints, places: Sequence[_Place], numbers: Sequence[int]) -> Iterator[RowFault]:
+    """Yields what is wrong with clips of no file, once for each row and file."""
+    for row, found in dict.fromkeys((int(owners[number]), places[number].found) for number in numbers):
+        assert found is not None
+        yield RowFault(row, rows[row].id, *found)
 
 
 def _absolute_path(conversation: Conversation) -> list[Found]:
@@ -259,16 +209,16 @@ def _absolute_path(conversation: Conversation) -> list[Found]:
     return [("absolute-path", f"{absolute} is absolute")] if absolute else []
 
 
-def _last_word_s(conversation: Conversation) -> tuple[float, AudioPart | None]:
-    """When the last word that is marked starts, and in which part; None if there is none."""
+def _last_word(conversation: Conversation) -> tuple[int, float] | None:
+    """Which clip is the spoken answer, and when the last of its words that is marked starts."""
     try:
         if (part := conversation.spoken) is None:
-            return 0.0, None
+            return None
         starts = word_starts(part, conversation.messages[-1].spoken_text.split())
     except ChatError:  # content_faults told it
-        return 0.0, None
+        return None
     known = [start for start in starts or () if not math.isnan(start)]
-    return (known[-1], part) if known else (0.0, None)
+    return (conversation.audio_parts.index(part), known[-1]) if known else None
 
 
 def sentence(answer: str) -> bytes:
