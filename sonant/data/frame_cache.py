@@ -1,21 +1,9 @@
 """Frames of a frozen encoder on disk, made once and read in every epoch, by any number of manifests.
 
-    OUT/cache.json                      whose frames these are: a FeatureSpec of kind "encoded"
-    OUT/frames-00000.safetensors        frames (N, dim) float16, one clip after another, about 256 MB
-    OUT/frames-00000.jsonl              {"clips": 2, "frames": 110, "bytes": 17688, "sha256": "5f.."}
-                                        {"path": "../clips/a.flac", "offset_s": 0.0, "duration_s": null, "size": 31044,
-                                         "start": 0, "frames": 80}
-                                        {"path": "../clips/b.flac", ..., "start": 80, "frames": 30}
-
-A shard is done when its .jsonl is there, which is written last: after a kill only the shard in the making is lost, and
-a later call adds what further manifests hold in new shards. One process writes at a time; any number may read.
-
-A clip is known by its recording, offset and duration, as its row states them; a recording by its path from this folder
-(as rows know theirs from the manifest's), so that data and cache can be moved together, or by the hash of its bytes.
-Beside it stands the size of its file: a recording replaced by another is noticed, one that is gone is not needed.
+What lies there, `sonant.data.frame_shards` says. After a kill only the shard in the making is lost, and a later call
+adds what further manifests hold in new shards. To make them while training runs, see `sonant.data.growing_cache`.
 """
 
-import json
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,33 +11,36 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from sonant.audio.features import FeatureSpec
 from sonant.chat.messages import AudioPart
-from sonant.data.manifest import Manifest, clip_duration_s, parse_json, relative_path, write_lines
+from sonant.data.frame_shards import (
+    DTYPES,
+    REMEDY,
+    Clip,
+    Key,
+    Place,
+    Precision,
+    begin,
+    index_path,
+    key_of,
+    read_header,
+    read_index,
+    read_note,
+    remove_faulty,
+    size_of,
+    stored,
+    write_shard,
+)
+from sonant.data.manifest import Manifest, clip_duration_s
 from sonant.data.shards import file_sha256
 from sonant.errors import AudioError, ManifestError, SonantError
 
-FORMAT, VERSION = "sonant-frame-cache", 1
-REMEDY = "run 'sonant data cache-features' with the manifest and this folder as --out"
-
 Encode = Callable[[Sequence[AudioPart]], list[Tensor]]
-Key = tuple[str, float, float | None]
-
-
-class _Place(NamedTuple):
-    """Where the frames of a clip are, and the size of its recording in bytes (-1: not a file)."""
-
-    shard: str
-    start: int
-    frames: int
-    size: int
 
 
 @dataclass(frozen=True)
@@ -75,32 +66,41 @@ class FrameCache:
 
     def __init__(self, folder: str | os.PathLike[str], *, verify: bool = True) -> None:
         self.folder = Path(folder).absolute()
-        self.spec = _read_spec(self.folder)
-        self._places, faults = _read_index(self.folder)
-        for fault in faults.values():
-            raise ManifestError(f"{fault}; {REMEDY}: what is lost is made again")
+        self.spec, _ = read_note(self.folder)
+        self._places: dict[Key, Place] = {}
+        self._indexes: set[Path] = set()
+        self._seen_ns = -1  # when the folder had last changed as it was looked at
         self._verify = verify
         self._shards: dict[str, Any] = {}
         self._lock = threading.Lock()
+        for fault in self.refresh().values():
+            raise ManifestError(f"{fault}; {REMEDY}: what is lost is made again")
 
     def __len__(self) -> int:
         return len(self._places)
 
     def __contains__(self, part: AudioPart) -> bool:
-        return _key(part, self.folder) in self._places
+        return key_of(part, self.folder) in self._places
 
     def __call__(self, part: AudioPart) -> Tensor:
         """Returns the frames (T, dim) float32 of one segment.
 
         Raises: AudioError if it is not here, its recording has changed, or its shard is damaged.
         """
-        place = self._places.get(_key(part, self.folder))
-        if place is None:
+        frames = self.find(part)
+        if frames is None:
             span = f"from {part.offset_s:g} s, " + (
                 "to the end" if part.duration_s is None else f"{part.duration_s:g} s"
             )
             raise AudioError(f"{part.name} ({span}): {self.folder} has no frames of it; {REMEDY}")
-        if part.path is not None and (size := _size(part)) not in (-1, place.size):
+        return frames
+
+    def find(self, part: AudioPart) -> Tensor | None:
+        """Returns the frames (T, dim) float32 of one segment; None if they are not here. Raises as `__call__`."""
+        place = self._places.get(key_of(part, self.folder))
+        if place is None:
+            return None
+        if part.path is not None and (size := size_of(part)) not in (-1, place.size):
             raise AudioError(
                 f"{part.path}: has {size} bytes, and had {place.size} when its frames were cached; remove "
                 f"{self.folder / place.shard}, then {REMEDY}"
@@ -108,12 +108,25 @@ class FrameCache:
         frames: Tensor = self._shard(place.shard)[place.start : place.start + place.frames]
         return frames.float()
 
+    def refresh(self) -> dict[Path, str]:
+        """Looks for shards that have come since, by whoever; returns the faults of those that are not whole."""
+        with self._lock:
+            changed_ns = os.stat(self.folder).st_mtime_ns
+            if changed_ns == self._seen_ns:
+                return {}
+            self._seen_ns = changed_ns
+            places, faults = read_index(self.folder, known=self._indexes)
+            for index, clips in places.items():
+                self._indexes.add(index)
+                self._places |= clips
+            return faults
+
     def _shard(self, name: str) -> Any:
         with self._lock:
             if name not in self._shards:
                 path = self.folder / name
                 try:
-                    if self._verify and file_sha256(path) != _header(_index_path(path))["sha256"]:
+                    if self._verify and file_sha256(path) != read_header(index_path(path))["sha256"]:
                         raise AudioError(f"{path}: is damaged (its sha256 differs); remove it, then {REMEDY}")
                     self._shards[name] = safe_open(path, "pt").get_slice("frames")
                 except (OSError, SafetensorError) as error:
@@ -127,6 +140,7 @@ def write_frame_cache(
     *,
     encode: Encode,
     spec: FeatureSpec,
+    precision: Precision = "float16",
     shard_bytes: int = 256 << 20,
     batch_s: float = 120.0,
     workers: int = 2,
@@ -136,125 +150,52 @@ def write_frame_cache(
 
     encode: parts -> frames (T, dim) of each; called with clips of like length, `batch_s` seconds at most together, by
         `workers` threads at once, so that one loads audio while another computes.
-    spec: what `encode` makes. A clip that cannot be encoded is left out and reported; a row with it is an error later.
+    spec: what `encode` makes; kept in `precision`. A clip that cannot be encoded is left out and reported; a row with
+        it is an error later.
 
     Raises: ManifestError if a manifest cannot be read, or `out` holds frames of another encoder or something else.
     """
     folder = Path(out).absolute()
-    _begin(folder, spec)
+    begin(folder, spec, precision)
     wanted = {
-        _key(part, folder): part for manifest in manifests for row in Manifest(manifest) for part in row.heard_parts
+        key_of(part, folder): part for manifest in manifests for row in Manifest(manifest) for part in row.heard_parts
     }
-    known, faults = _read_index(folder)
-    for index in faults:  # its clips are made again
-        index.with_suffix(".safetensors").unlink(missing_ok=True)
-        index.unlink()
+    places, faults = read_index(folder)
+    remove_faulty(faults)
+    known = set().union(*places.values())
     todo = [part for key, part in wanted.items() if key not in known]
     left_out: dict[str, str] = {}
     done = new_clips = frames = num_bytes = 0
-    for number, clips in enumerate(_shards(todo, spec, shard_bytes), start=_next_number(folder)):
+    shard_s = shard_bytes / (DTYPES[precision].itemsize * spec.dim * spec.frame_rate_hz)
+    make = partial(_encode, encode=encode, keep=partial(stored, spec=spec, precision=precision))
+    for number, clips in enumerate(_shards(todo, shard_s), start=_next_number(folder)):
         heard: dict[Key, Tensor] = {}
-        for part, made in _encoded(_batches(clips, batch_s), partial(_encode, encode=encode, spec=spec), workers):
+        for part, made in _encoded(_batches(clips, batch_s), make, workers):
             if isinstance(made, str):
                 left_out[part.name] = made
             else:
-                heard[_key(part, folder)] = made
+                heard[key_of(part, folder)] = made
             done += 1
             progress(done, len(todo))
         if heard:
-            num_bytes += _write_shard(folder, number, [part for part, _ in clips], heard)
+            parts = {key_of(part, folder): part for part, _ in clips}
+            whole = {key: Clip(size_of(part), heard[key]) for key, part in parts.items() if key in heard}
+            num_bytes += write_shard(folder / f"frames-{number:05}.safetensors", whole)
             new_clips += len(heard)
             frames += sum(map(len, heard.values()))
     return CacheReport(len(wanted), new_clips, frames, num_bytes, left_out, list(faults.values()))
 
 
-def _key(part: AudioPart, folder: Path) -> Key:
-    name = part.name if part.path is None else relative_path(os.path.abspath(part.path), folder)
-    return name, part.offset_s, part.duration_s
-
-
-def _size(part: AudioPart) -> int:
-    try:
-        return -1 if part.path is None else os.stat(part.path).st_size
-    except OSError:
-        return -1
-
-
-def _begin(folder: Path, spec: FeatureSpec) -> None:
-    """Notes whose frames the folder holds. Raises: ManifestError if they are another encoder's."""
-    if not (folder / "cache.json").exists():
-        if folder.exists() and any(folder.iterdir()):
-            raise ManifestError(f"{folder}: exists and is no frame cache; choose another folder")
-        note = {"format": FORMAT, "version": VERSION, "spec": spec.to_json()}
-        write_lines(folder / "cache.json", [json.dumps(note, indent=2)])
-    noted = _read_spec(folder)
-    if noted != spec:
-        raise ManifestError(
-            f"{folder}: holds frames of {noted.encoder} at {noted.frame_rate_hz:g} Hz, and this is {spec.encoder} at "
-            f"{spec.frame_rate_hz:g} Hz; choose another folder"
-        )
-
-
-def _read_spec(folder: Path) -> FeatureSpec:
-    path = folder / "cache.json"
-    if not path.exists():
-        raise ManifestError(f"{path}: does not exist, so this is no frame cache; {REMEDY}")
-    note = parse_json(path.read_bytes(), str(path))
-    if not isinstance(note, dict) or (note.get("format"), note.get("version")) != (FORMAT, VERSION):
-        raise ManifestError(f"{path}: is not of format {FORMAT!r}, version {VERSION}; make the cache again")
-    return FeatureSpec.from_json(note["spec"])
-
-
-def _index_path(shard: Path) -> Path:
-    return shard.with_suffix(".jsonl")
-
-
-def _header(index: Path) -> dict[str, Any]:
-    with open(index, "rb") as file:
-        header: dict[str, Any] = parse_json(file.readline(), f"{index}:1")
-    return header
-
-
-def _read_index(folder: Path) -> tuple[dict[Key, _Place], dict[Path, str]]:
-    """Clip -> place in the shards that are whole, and index -> fault of the others."""
-    places: dict[Key, _Place] = {}
-    faults: dict[Path, str] = {}
-    for index in sorted(folder.glob("frames-*.jsonl")):
-        try:
-            places |= _read_clips(index)
-        except ManifestError as error:
-            faults[index] = str(error)
-    return places, faults
-
-
-def _read_clips(index: Path) -> dict[Key, _Place]:
-    shard = index.with_suffix(".safetensors")
-    lines = index.read_bytes().splitlines() or [b""]
-    header, *clips = (parse_json(line, f"{index}:{number}") for number, line in enumerate(lines, start=1))
-    if len(clips) != header["clips"]:
-        raise ManifestError(f"{index}: is cut off ({len(clips)} of {header['clips']} clips)")
-    if not shard.exists():
-        raise ManifestError(f"{shard}: is missing")
-    if shard.stat().st_size != header["bytes"]:
-        raise ManifestError(f"{shard}: is cut off ({shard.stat().st_size} of {header['bytes']} bytes)")
-    return {
-        (clip["path"], clip["offset_s"], clip["duration_s"]): _Place(
-            shard.name, clip["start"], clip["frames"], clip["size"]
-        )
-        for clip in clips
-    }
-
-
 def _next_number(folder: Path) -> int:
     """The number of the first shard to write: after all that are done; one without an index is written over."""
-    return max((int(path.stem.removeprefix("frames-")) + 1 for path in folder.glob("frames-*.jsonl")), default=0)
+    names = [path.stem.removeprefix("frames-") for path in folder.glob("frames-*.jsonl")]
+    return max((int(name) + 1 for name in names if name.isdecimal()), default=0)
 
 
-def _shards(parts: Iterable[AudioPart], spec: FeatureSpec, shard_bytes: int) -> Iterator[list[tuple[AudioPart, float]]]:
-    """Clips and their seconds, in order, cut where the frames of a shard come to about `shard_bytes`."""
+def _shards(parts: Iterable[AudioPart], limit_s: float) -> Iterator[list[tuple[AudioPart, float]]]:
+    """Clips and their seconds, in order, cut where a shard comes to about `limit_s`."""
     clips: list[tuple[AudioPart, float]] = []
     total_s = 0.0
-    limit_s = shard_bytes / (2 * spec.dim * spec.frame_rate_hz)
     for part in parts:
         clips.append((part, clip_duration_s(part) or 0.0))
         total_s += clips[-1][1]
@@ -286,37 +227,11 @@ def _encoded(
         pool.shutdown(cancel_futures=True)
 
 
-def _encode(parts: Sequence[AudioPart], *, encode: Encode, spec: FeatureSpec) -> list[Tensor | str]:
+def _encode(parts: Sequence[AudioPart], *, encode: Encode, keep: Callable[[Tensor], Tensor]) -> list[Tensor | str]:
     """The frames of each part as they are stored, or why it has none: a bad clip does not take its batch along."""
     try:
-        return [_checked(frames, spec) for frames in encode(parts)]
+        return [keep(frames) for frames in encode(parts)]
     except SonantError as error:
         if len(parts) == 1:
             return [str(error)]
-        return [made for part in parts for made in _encode([part], encode=encode, spec=spec)]
-
-
-def _checked(frames: Tensor, spec: FeatureSpec) -> Tensor:
-    half = frames.detach().to("cpu", torch.float16)
-    assert half.shape[1:] == (spec.dim,), f"frames of shape {tuple(half.shape)}, but {spec}"
-    if not bool(torch.isfinite(half).all()):
-        raise AudioError("its frames are no numbers that 16 bits can hold; look at the recording, or leave it out")
-    return half
-
-
-def _write_shard(folder: Path, number: int, parts: Sequence[AudioPart], heard: dict[Key, Tensor]) -> int:
-    """Writes a shard, then its index; returns the bytes of both."""
-    path = folder / f"frames-{number:05}.safetensors"
-    kept = [(key, part) for part in parts if (key := _key(part, folder)) in heard]
-    lines, start = [], 0
-    for key, part in kept:
-        clip = dict(zip(("path", "offset_s", "duration_s"), key, strict=True)) | {"size": _size(part)}
-        lines.append(json.dumps(clip | {"start": start, "frames": len(heard[key])}, ensure_ascii=False))
-        start += len(heard[key])
-    temporary = path.with_name(f".{path.name}.tmp")
-    save_file({"frames": torch.cat([heard[key] for key, _ in kept])}, temporary)
-    num_bytes = temporary.stat().st_size
-    header = {"clips": len(lines), "frames": start, "bytes": num_bytes, "sha256": file_sha256(temporary)}
-    os.replace(temporary, path)
-    write_lines(_index_path(path), [json.dumps(header), *lines])
-    return num_bytes + _index_path(path).stat().st_size
+        return [made for part in parts for made in _encode([part], encode=encode, keep=keep)]

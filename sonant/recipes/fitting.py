@@ -1,6 +1,7 @@
 """What every recipe that trains a whole speech language model does once it has one: settings in, a model folder out."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,6 +14,8 @@ from sonant.batch import CachedFrames
 from sonant.chat.messages import Conversation
 from sonant.chat.tokenizer import ChatTokenizer
 from sonant.config import Config
+from sonant.data.frame_shards import Precision
+from sonant.data.growing_cache import GrowingFrameCache
 from sonant.data.training_set import DataConfig, Ears, make_stream
 from sonant.evaluate.validation import validator
 from sonant.generate.assistant import Assistant
@@ -39,6 +42,10 @@ class ModelSettings(Config):
     model: SpeechLMConfig
     tokenizer: str | None = None  # folder or hub id; None: the LLM's own
     augment: AugmentConfig | None = None
+    # Frozen encoders run once: the folder, under the data's root, that keeps their frames; "auto" chooses folder and
+    # encoders; None: they run in every step. float32 takes twice the space and rounds nothing.
+    frames: str | None = None
+    frames_precision: Precision = "float16"
     save: Literal["trained", "all"] = "trained"  # "all" makes a folder that needs no other
     train: TrainConfig = TrainConfig()
 
@@ -84,16 +91,28 @@ def fit(
     shares = ", ".join(f"{name} {share:.1%}" for name, share in stream.shares().items())
     say(f"target tokens: {shares}; padding {stream.padding_share:.1%}")
 
-    result = train(
-        model,
-        stream,
-        loss=how.loss,
-        config=how.train,
-        groups=groups,
-        run_dir=run_dir,
-        validate=validator(how.data, Assistant(model, tokenizer, cached=how.cached)),
-        save_model=lambda folder: save_speech_lm(model, tokenizer, folder, include=settings.save),
-    )
+    with kept(how.cached):
+        result = train(
+            model,
+            stream,
+            loss=how.loss,
+            config=how.train,
+            groups=groups,
+            run_dir=run_dir,
+            validate=validator(how.data, Assistant(model, tokenizer, cached=how.cached)),
+            save_model=lambda folder: save_speech_lm(model, tokenizer, folder, include=settings.save),
+        )
     if result.stopped is None and leads():
         copy_speech_lm(run_dir / ("last" if result.best_step is None else "best"), run_dir / "model")
     return result
+
+
+@contextmanager
+def kept(cached: Mapping[FeatureSpec, CachedFrames]) -> Iterator[None]:
+    """Writes, at the end of the block however it ends, the frames that caches have made and not yet written."""
+    try:
+        yield
+    finally:
+        for cache in cached.values():
+            if isinstance(cache, GrowingFrameCache):
+                cache.flush()

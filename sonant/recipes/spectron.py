@@ -31,7 +31,7 @@ from sonant.models.losses import TokenLoss
 from sonant.models.speech_head.config import SpeechLossConfig
 from sonant.models.speech_head.losses import SpeechLoss
 from sonant.recipes.fitting import Fitting, Groups, ModelSettings, fit
-from sonant.recipes.staged import frames_on_disk, manifests_of
+from sonant.recipes.staged import frames_on_disk
 from sonant.spoken import spoken_mels
 from sonant.train.trainer import TrainResult
 
@@ -43,7 +43,6 @@ class Spectron(ModelSettings):
 
     arm: Literal["full", "null_text"] = "full"
     begin: str | None = None  # a model that speaks already: its weights are where training starts
-    frames: str | None = None  # caches of frozen encoders' frames, relative to data.root; None: encoders run every step
     data: DataConfig
     groups: Groups
     loss: SpeechLossConfig = SpeechLossConfig()
@@ -63,13 +62,12 @@ def main(config: Spectron, run_dir: Path, *, say: Callable[[str], None]) -> Trai
     if config.begin is None and config.model.speech_head.normalise:
         assert model.speech_head is not None
         model.speech_head.fit_normalisation(training_mels(config, model.speech_head.mel))
-    frames = None if config.frames is None else Path(config.data.root, config.frames)
     how = Fitting(
         config.data,
         config.groups,
         SpeechLoss(TokenLoss(kl_weight=config.kl_weight), config.loss),
         config.train,
-        cached=frames_on_disk(model, manifests_of(config.data), frames, train=config.train, say=say),
+        cached=frames_on_disk(model, config, config.groups, root=config.data.root, say=say),
         edit=null_text if config.arm == "null_text" else lambda row: row,
     )
     return fit(model, config, how, run_dir=run_dir, say=say)

@@ -1,9 +1,11 @@
 """What a recipe of several stages is made of: settings of a stage, cached frames, transcripts, the table of costs."""
 
+import copy
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -15,16 +17,18 @@ from sonant.audio.features import FeatureSpec
 from sonant.batch import Batch, CachedFrames
 from sonant.chat.messages import Conversation, Part, TextPart
 from sonant.config import Config
-from sonant.data.frame_cache import FrameCache, write_frame_cache
+from sonant.data.frame_cache import Encode, FrameCache, write_frame_cache
+from sonant.data.growing_cache import GrowingFrameCache
 from sonant.data.training_set import DataConfig
 from sonant.generate.encode import clip_encoder
 from sonant.models.build import SpeechLMConfig
 from sonant.models.checkpoint import copy_speech_lm
-from sonant.models.encoders.base import EncoderConfig
+from sonant.models.encoders.base import EncoderConfig, SpeechEncoder
 from sonant.models.encoders.identity import encoded_spec
 from sonant.models.encoders.load import load_encoder
 from sonant.models.freeze import FreezePlan, GroupConfig
 from sonant.models.speech_lm import SpeechLM
+from sonant.recipes.fitting import ModelSettings
 from sonant.train.cost import cost_table, step_cost
 from sonant.train.optim import Schedule
 from sonant.train.trainer import Loss, TrainConfig, TrainResult
@@ -101,22 +105,54 @@ def cached_frames(
 
 def frames_on_disk(
     model: SpeechLM,
-    manifests: Iterable[Path],
-    folder: Path | None,
+    settings: ModelSettings,
+    groups: Mapping[str, GroupConfig],
     *,
-    train: TrainConfig,
+    root: str,
     say: Callable[[str], None],
 ) -> dict[FeatureSpec, CachedFrames]:
-    """Returns the frames of every encoder that is as its folder has it, one cache each under `folder`; None: of none.
+    """Returns a cache for each encoder that `groups` leave frozen, which training fills; none if `settings` ask none.
 
-    Raises: ManifestError as `cached_frames` does.
+    A folder given by name holds one for each encoder, called by its number; in ROOT/frames, which "auto" takes, they
+    are called by the encoders' names. Where sound is changed before it is heard, "auto" caches nothing.
+
+    Raises: ManifestError as `GrowingFrameCache` does.
     """
+    where = settings.frames
+    if where is None or (where == "auto" and settings.augment is not None):
+        return {}
+    FreezePlan(groups).apply(model)
     cached: dict[FeatureSpec, CachedFrames] = {}
-    for index, encoder in enumerate(cast(SpeechLMConfig, model.config).encoders):
-        if folder is not None and f"encoders.{index}" not in model.own_parts:
-            cache = cached_frames(encoder, manifests, folder / str(index), train=train, say=say)
-            cached[cache.spec] = cache
+    for index, encoder in enumerate(model.speech_encoders):
+        if any(parameter.requires_grad for parameter in cast(nn.Module, encoder).parameters()):
+            say(f"encoders.{index} trains, so it runs in every step")
+            continue
+        spec = model.encoded_specs[index]
+        name = f"frames/{spec.encoder}-{spec.frame_rate_hz:g}Hz" if where == "auto" else f"{where}/{index}"
+        cache = GrowingFrameCache(
+            Path(root, name),
+            spec,
+            partial(_clip_encoder, _copy(model, index), device_of(settings.train)),
+            precision=settings.frames_precision,
+        )
+        say(
+            f"frames of encoders.{index}: {len(cache):,} clips in {Path(root, name)}; others are encoded when first met"
+        )
+        cached[spec] = cache
     return cached
+
+
+def _copy(model: SpeechLM, index: int) -> Callable[[], SpeechEncoder]:
+    """What returns an encoder of its own, equal to the model's, which ranks may come to share among them."""
+    config = cast(SpeechLMConfig, model.config).encoders[index]
+    if config.path is not None and f"encoders.{index}" not in model.own_parts:
+        return partial(load_encoder, config)  # from where the model has it: no memory if all frames are there
+    copied = copy.deepcopy(model.speech_encoders[index])
+    return lambda: copied
+
+
+def _clip_encoder(load: Callable[[], SpeechEncoder], device: str) -> Encode:
+    return clip_encoder(load(), device=device)
 
 
 def spoken_as(row: Conversation, *, normalize: Callable[[str], str] = str) -> Conversation:

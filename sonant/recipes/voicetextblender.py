@@ -21,6 +21,7 @@ from sonant.models.build import build_speech_lm
 from sonant.models.freeze import GroupConfig
 from sonant.models.losses import TokenLoss
 from sonant.recipes.fitting import Fitting, ModelSettings, fit
+from sonant.recipes.staged import frames_on_disk
 from sonant.train.trainer import TrainResult
 
 Arm = Literal["joint", "speech_only", "frozen_llm"]
@@ -42,8 +43,10 @@ def main(config: VoiceTextBlender, run_dir: Path, *, say: Callable[[str], None])
     """
     torch.manual_seed(config.train.seed)
     config = in_arm(config)
-    how = Fitting(config.data, config.groups, TokenLoss(kl_weight=config.kl_weight), config.train)
-    return fit(build_speech_lm(config.model), config, how, run_dir=run_dir, say=say)
+    model = build_speech_lm(config.model)
+    cached = frames_on_disk(model, config, config.groups, root=config.data.root, say=say)
+    how = Fitting(config.data, config.groups, TokenLoss(kl_weight=config.kl_weight), config.train, cached=cached)
+    return fit(model, config, how, run_dir=run_dir, say=say)
 
 
 def in_arm(config: VoiceTextBlender) -> VoiceTextBlender:

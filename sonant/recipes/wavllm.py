@@ -45,7 +45,6 @@ class WavLLM(ModelSettings):
     """Every choice of a run."""
 
     root: str = "."  # of all manifests
-    frames: str | None = None  # caches of frozen encoders' frames, relative to root; None: encoders run in every step
     loss_over: Literal["answer", "prompt_and_answer"] = "answer"  # whose tokens a step's loss is the mean over
     begin: str | None = None  # a model's folder: stage 1 is not run
     stage1: LMStage
@@ -85,12 +84,11 @@ def extended(model: SpeechLM, stage: LMStage) -> SpeechLM:
 
 def learn(config: WavLLM, stage: LMStage, model: SpeechLM, *, run_dir: Path, say: Callable[[str], None]) -> TrainResult:
     """Trains `model` through one stage; returns how it ended. run_dir/model is the best by dev score, or the last."""
-    frames = None if config.frames is None else Path(config.root, config.frames)
     how = Fitting(
         data=stage.data_under(config.root),
         groups=stage.groups,
         loss=TokenLoss(kl_weight=stage.kl_weight, over=config.loss_over),
         train=stage.train_config(config.train),
-        cached=frames_on_disk(model, stage.manifests(config.root), frames, train=config.train, say=say),
+        cached=frames_on_disk(model, config, stage.groups, root=config.root, say=say),
     )
     return fit(model, config, how, run_dir=run_dir, say=lambda text: say(f"{run_dir.name}: {text}"))
