@@ -102,7 +102,7 @@ class _LineReader:
         counts = np.array([len(row.clips) for row in rows], np.int64)
         owners, firsts = np.repeat(np.arange(len(rows)), counts), (np.cumsum(counts) - counts).tolist()
         is_missing = np.array([place.found is not None for place in places], np.bool_)
-        found += _missing(rows, owners, places, np.flatnonzero(is_missing).tolist())
+        found += _missing(rows, owners, clips, places, np.flatnonzero(is_missing).tolist())
         is_heard = np.array([clip.is_heard for clip in clips], np.bool_)
         offsets_s = np.array([clip.offset_s for clip in clips], np.float64)
         durations_s = np.array([clip.duration_s for clip in clips], np.float64)
@@ -196,11 +196,14 @@ def _clip(part: AudioPart, message: Message) -> Clip:
     return Clip(part.name, part.offset_s, part.duration_s, message.role != "assistant", part.path is None)
 
 
-def _missing(rows: Sequence[Row], owners: Ints, places: Sequence[_Place], numbers: Sequence[int]) -> Iterator[RowFault]:
-    """Yields what is wrong with clips of no file, once for each row and file."""
-    for row, found in dict.fromkeys((int(owners[number]), places[number].found) for number in numbers):
-        assert found is not None
-        yield RowFault(row, rows[row].id, *found)
+def _missing(
+    rows: Sequence[Row], owners: Ints, clips: Sequence[Clip], places: Sequence[_Place], numbers: Sequence[int]
+) -> Iterator[RowFault]:
+    """Yields what is wrong with clips of no file, once for each row and clip."""
+    keys = ((int(owners[n]), places[n], *clips[n][1:3]) for n in numbers)
+    for row, place, _, _ in dict.fromkeys(keys):
+        assert place.found is not None
+        yield RowFault(row, rows[row].id, *place.found)
 
 
 def _absolute_path(conversation: Conversation) -> list[Found]:
