@@ -256,12 +256,14 @@ def _split(starts: Rows, extra: int) -> Rows:
 def _level(steps: Rows, loads: Rows) -> None:
     """Deals the batches of each of `steps` (steps, G) anew to its G places, which then carry about equal `loads`.
 
-    Over an epoch, that is: the heaviest batch of a step goes to the place that had least before. Ranks own places, so
-    they are level too, and neither what a step holds nor how many ranks there are changes anything.
+    Over an epoch, that is: the heaviest batch of a step goes to the place that has least of the other steps. Ranks own
+    places, so they are level too, and neither what a step holds nor how many ranks there are changes anything.
     """
-    before = np.zeros(steps.shape[1], np.int64)
-    for batches in steps:
-        heaviest_first = batches[np.argsort(-loads[batches], kind="stable")]
-        places = np.argsort(before, kind="stable")
-        batches[places] = heaviest_first
-        before[places] += loads[heaviest_first]
+    carried, dealt = np.zeros(steps.shape[1], np.int64), np.zeros_like(steps)
+    for _ in range(2):  # the first round knows the steps before, the second one all others
+        for batches, own in zip(steps, dealt, strict=True):
+            carried -= own
+            heaviest_first = batches[np.argsort(-loads[batches], kind="stable")]
+            batches[np.argsort(carried, kind="stable")] = heaviest_first
+            own[:] = loads[batches]
+            carried += own
