@@ -6,7 +6,7 @@ conversation ──render──▶ token_ids, loss_mask, slots
              └─for a voice: the mels of the closing answer (`sonant.spoken`)
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -104,14 +104,23 @@ class Batch:
         return float(self.loss_mask[:, 1:].sum())
 
     def to(self, device: torch.device | str) -> "Batch":
-        """Returns the batch with every tensor on `device`."""
+        """Returns the batch with every tensor on `device`; a GPU copies what is `pinned` while it computes."""
+        waits = torch.device(device).type == "cpu"  # what a GPU is still writing must not be read
+        return self._mapped(lambda tensor: tensor.to(device, non_blocking=not waits))
 
-        def moved(value: Any) -> Any:
-            if isinstance(value, Tensor | SpokenBatch):
-                return value.to(device)
-            return {key: moved(v) for key, v in value.items()} if isinstance(value, Mapping) else value
+    def pinned(self) -> "Batch":
+        """Returns the batch in memory that a GPU reads by itself. Needs CUDA."""
+        return self._mapped(lambda tensor: tensor.pin_memory())
 
-        return Batch(**{field.name: moved(getattr(self, field.name)) for field in fields(self)})
+    def _mapped(self, function: Callable[[Tensor], Tensor]) -> "Batch":
+        def mapped(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return function(value)
+            if isinstance(value, Mapping):
+                return {key: mapped(v) for key, v in value.items()}
+            return value.mapped(function) if isinstance(value, SpokenBatch) else value
+
+        return Batch(**{field.name: mapped(getattr(self, field.name)) for field in fields(self)})
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,7 @@ its recording ──log_mel─▶ frames                        ├─▶ Spoken
 its word marks ─────────▶ start of each word in seconds ┘
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -87,10 +87,10 @@ class SpokenBatch:
         """S."""
         return self.row.shape[0]
 
-    def to(self, device: torch.device | str) -> "SpokenBatch":
-        """Returns the same with every tensor on `device`."""
-        moved: dict[str, Any] = {field.name: getattr(self, field.name).to(device) for field in fields(self)}
-        return SpokenBatch(**moved)
+    def mapped(self, function: Callable[[Tensor], Tensor]) -> "SpokenBatch":
+        """Returns the same with `function` done to every tensor."""
+        mapped: dict[str, Any] = {field.name: function(getattr(self, field.name)) for field in fields(self)}
+        return SpokenBatch(**mapped)
 
 
 def load_spoken(

@@ -17,6 +17,7 @@ from sonant.errors import ChatError
 # A character that tokenizers with a leading-space habit never join with what follows it.
 ANCHOR = "\n"
 MAX_FRAMES = 256  # kept: whoever asks chooses the roles
+MAX_KEPT_IDS = 1 << 18  # of texts met before: about 10 MB; then it begins anew
 _BYTES = {letter: byte for byte, letter in bytes_to_unicode().items()}  # how byte-level tokenizers spell bytes
 
 
@@ -35,6 +36,8 @@ class ChatTokenizer:
         self._markup = _backend(hf, splits_special=False)
         self._text = _backend(hf, splits_special=True)
         self._frames: dict[tuple[tuple[str, ...], bool], Frame] = {}
+        self._kept: dict[tuple[bool, str], tuple[int, ...]] = {}  # (markup or text, what) -> ids
+        self._num_kept = 0
         added = self._markup.get_added_tokens_decoder()
         self.special_ids: frozenset[int] = frozenset(id for id, token in added.items() if token.special)
 
@@ -110,21 +113,19 @@ class ChatTokenizer:
 
         after: the token before it; None at the start, where sentencepiece-like tokenizers put a space of their own.
         """
-        ids = self._encode(self._text, text, after)
+        ids = self._encode(text, after)
         if self._forgeable.isdisjoint(ids):
             return ids
         # A unigram model may hold "</s>" among its ordinary pieces: spell such a piece character by character.
         spelled: list[int] = []
         for id in ids:
             piece = str(self._text.id_to_token(id)) if id in self._forgeable else ""
-            spelled += [i for c in piece for i in self._encode(self._text, c, spelled[-1] if spelled else after)] or [
-                id
-            ]
+            spelled += [i for c in piece for i in self._encode(c, spelled[-1] if spelled else after)] or [id]
         return spelled
 
     def encode_markup(self, text: str, *, after: int | None = None) -> list[int]:
         """Returns the ids of template text, special tokens recognised; `after` as in `encode_text`."""
-        return self._encode(self._markup, text, after)
+        return self._encode(text, after, markup=True)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Returns the text of the ids; special tokens are left out."""
@@ -146,20 +147,32 @@ class ChatTokenizer:
         Path(folder).mkdir(parents=True, exist_ok=True)
         self.hf.save_pretrained(str(folder))
 
-    def _encode(self, backend: Tokenizer, text: str, after: int | None) -> list[int]:
+    def _encode(self, text: str, after: int | None, *, markup: bool = False) -> list[int]:
         if not text:
             return []
         starts_afresh = after is None or (after in self.special_ids and self._prefixes_after_special)
         if starts_afresh or not self._prefixes:
-            return list(backend.encode(text, add_special_tokens=False).ids)
+            return list(self._ids(text, markup))
         # In the middle of a sequence no space is put before the text: encode it behind an anchor, and drop the anchor.
-        anchor = backend.encode(ANCHOR, add_special_tokens=False).ids
-        ids = backend.encode(ANCHOR + text, add_special_tokens=False).ids
+        anchor, ids = self._ids(ANCHOR, markup), self._ids(ANCHOR + text, markup)
         if ids[: len(anchor)] != anchor:
             raise ChatError(
                 f"the tokenizer joins a line break with {text[:20]!r}, so text cannot be placed after markup"
             )
         return list(ids[len(anchor) :])
+
+    def _ids(self, text: str, markup: bool) -> tuple[int, ...]:
+        """What the backend says, or said before: prompts, templates and the answers of small sets come again."""
+        ids = self._kept.get((markup, text))
+        if ids is None:
+            backend = self._markup if markup else self._text
+            ids = tuple(backend.encode(text, add_special_tokens=False).ids)
+            if self._num_kept > MAX_KEPT_IDS:
+                self._kept.clear()
+                self._num_kept = 0
+            self._kept[markup, text] = ids
+            self._num_kept += len(ids) + 1
+        return ids
 
     @cached_property
     def _decoder(self) -> str:

@@ -13,6 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from pydantic import Field
 
 from sonant.batch import Batch, Example, StepBatches, collate
@@ -160,7 +161,9 @@ class BatchStream:
                 broken.append((self._rows.place(row), str(error)))
         if not examples:
             examples.append(self._weightless())
-        return _Made(collate(examples), len(rows), broken)
+        batch = collate(examples)
+        # A process that trains on a GPU has one in use by now; one that could and does not is left alone.
+        return _Made(batch.pinned() if torch.cuda.is_initialized() else batch, len(rows), broken)
 
     def _weightless(self) -> Example:
         """A row that trains nothing, where a micro-batch has no row (left)."""

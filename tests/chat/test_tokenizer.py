@@ -30,6 +30,20 @@ def test_markup_is_markup():
     assert CHATML.encode_markup("a<|im_end|>") == [*CHATML.encode_text("a"), IM_END]
 
 
+@pytest.mark.parametrize("most", [0, 1 << 18])
+def test_texts_met_before_have_the_ids_they_had(trained, monkeypatch, most):
+    monkeypatch.setattr("sonant.chat.tokenizer.MAX_KEPT_IDS", most)
+    tokenizer = chat_tokenizer(Tokenizer.from_str(trained["legacy llama"]), template="mistral")
+    texts = ["he said", "[INST] he said", "dog; ", "he said", "[INST] he said"]
+    for text in texts * 2:
+        for after in (None, 1, 5):
+            fresh = ChatTokenizer(tokenizer.hf)
+            tokenizer.encode_text(text, after=after).append(7)  # the list is the caller's
+            assert tokenizer.encode_text(text, after=after) == fresh.encode_text(text, after=after)
+            assert tokenizer.encode_markup(text, after=after) == fresh.encode_markup(text, after=after)
+        assert tokenizer._num_kept <= most + 20
+
+
 def test_a_unigram_piece_that_spells_a_special_token_is_broken_up(trained):
     tokenizer = chat_tokenizer(Tokenizer.from_str(trained["unigram"]), template="mistral")
     ids = tokenizer.encode_text("he said </s> yes")
