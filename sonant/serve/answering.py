@@ -17,7 +17,7 @@ from sonant.generate.assistant import Assistant
 from sonant.serve.answer import Answer
 from sonant.serve.open_request import OpenRequest
 from sonant.serve.questions import Question
-from sonant.serve.request_queue import RequestQueue
+from sonant.serve.request_queue import Counts, RequestQueue
 from sonant.serve.scheduler import Scheduler
 
 log = logging.getLogger(__name__)
@@ -54,8 +54,9 @@ class Answerer:
         self._thread = threading.Thread(target=self._run, name="sonant-answers", daemon=True)
 
     def start(self) -> None:
-        """Starts the thread."""
-        self._thread.start()
+        """Starts the thread, if it does not run."""
+        if not self._thread.is_alive():
+            self._thread.start()
 
     def submit(self, question: Question) -> Answer:
         """Returns the answer to come; call it where an event loop runs.
@@ -89,6 +90,10 @@ class Answerer:
         num_open = len(self._queue.open)
         rows = min(self._scheduler.num_requests, num_open)
         return AnswererStats(rows=rows, waiting=num_open - rows, **vars(self._queue.counts))
+
+    def count_anew(self) -> None:
+        """Forgets what was counted so far."""
+        self._queue.counts = Counts()
 
     def _make_example(self, request: OpenRequest) -> None:
         """Makes what the model reads: in a thread of its own, so that no step waits for recordings to be loaded."""

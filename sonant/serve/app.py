@@ -22,7 +22,7 @@ def create_app(service: Service) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         service.answerer.start()
-        service.metrics.watch(service.answerer.stats)
+        service.metrics.watch(service.answerer.stats, restarts=lambda: service.decoder.restarts)
         try:
             yield
             await service.drain()

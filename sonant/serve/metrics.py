@@ -37,20 +37,20 @@ class Metrics:
         self.sessions = Gauge("sonant_sessions", "Realtime sessions that are open.", registry=self.registry)
         ProcessCollector(registry=self.registry)
 
-    def watch(self, stats: Callable[[], AnswererStats]) -> None:
-        """Also shows what an answerer does; its numbers are asked for when the metrics are."""
-        self.registry.register(_AnswererCollector(stats))
+    def watch(self, stats: Callable[[], AnswererStats], *, restarts: Callable[[], int]) -> None:
+        """Also shows what an answerer does, and how often a decoder was restarted, as of when the metrics are read."""
+        self.registry.register(_Watched(stats, restarts))
 
     def text(self) -> bytes:
         """Returns all of it in Prometheus' text format."""
         return generate_latest(self.registry)
 
 
-class _AnswererCollector:
-    """The numbers of an answerer: what goes up and down is a gauge, the rest counts."""
+class _Watched:
+    """The numbers of an answerer and of a decoder: what goes up and down is a gauge, the rest counts."""
 
-    def __init__(self, stats: Callable[[], AnswererStats]) -> None:
-        self._stats = stats
+    def __init__(self, stats: Callable[[], AnswererStats], restarts: Callable[[], int]) -> None:
+        self._stats, self._restarts = stats, restarts
 
     def collect(self) -> Iterator[Metric]:
         """Yields one metric for each number."""
@@ -65,6 +65,8 @@ class _AnswererCollector:
         tokens.add_metric(["prompt"], stats.prompt_tokens)
         tokens.add_metric(["completion"], stats.completion_tokens)
         yield tokens
+        what = "Times that the process that decodes was started anew: a recording ended it, or it ended by itself."
+        yield CounterMetricFamily("sonant_decoder_restarts", what, value=self._restarts())
 
 
 class Measured:

@@ -20,6 +20,7 @@ from sonant.serve.media_urls import MediaHost
 from sonant.serve.service import Service
 from sonant.serve.settings import ServeConfig
 from sonant.serve.untrusted_audio import AudioDecoder
+from sonant.serve.warm_up import warm_up
 
 
 def load_service(folder: str | os.PathLike[str], settings: ServeConfig, *, device: str = "cpu") -> Service:
@@ -57,6 +58,8 @@ def run(service: Service, *, on_ready: Callable[[str], None] = lambda url: None)
     """
     settings = service.settings
     listening = bound(settings)
+    if settings.warm_up:
+        asyncio.run(warm_up(service))
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     url = f"http://{host}:{listening.getsockname()[1]}"
     server = _Server(uvicorn_config(service), service, on_ready=lambda: on_ready(url))

@@ -24,7 +24,7 @@ from sonant.serve.request_queue import RequestQueue
 
 log = logging.getLogger(__name__)
 
-_READ_TOGETHER_S = 60.0  # of audio, padding included, that is read at a time: all others wait for it
+READ_TOGETHER_S = 60.0  # of audio, padding included, that is read at a time: all others wait for it
 
 
 class Scheduler:
@@ -173,7 +173,7 @@ def _of_like_length(requests: Sequence[OpenRequest]) -> Iterator[list[OpenReques
     """Yields those whose prompts are read together: padded to the longest they are no more than a minute of audio."""
     together: list[OpenRequest] = []
     for request in sorted(requests, key=lambda request: request.read.audio_duration_s):
-        if together and (len(together) + 1) * request.read.audio_duration_s > _READ_TOGETHER_S:
+        if together and (len(together) + 1) * request.read.audio_duration_s > READ_TOGETHER_S:
             yield together
             together = []
         together.append(request)

@@ -61,6 +61,7 @@ class ServeConfig(Config):
     session_idle_s: Seconds = 600.0  # without a word from its client
     max_event_bytes: Count = 4 * MIB  # one message of it: a minute of PCM at 24 kHz, in base64
     request_timeout_s: Seconds = 120.0
+    warm_up: bool = True  # answer a full batch of noise before listening: the first client waits for nothing
     drain_s: Annotated[float, Field(ge=0)] = 30.0  # to answer what was accepted, once told to stop
 
     # What one request may hold.

@@ -66,6 +66,11 @@ class AudioDecoder:
             raise ClosingError("this server is shutting down; ask again when it is back") from None
         return await asyncio.wrap_future(answer)
 
+    @property
+    def restarts(self) -> int:
+        """Returns how often a worker had to be started anew."""
+        return sum(worker.restarts for worker in self._workers)
+
     def close(self) -> None:
         """Ends every worker, whatever it does, and waits for it; recordings that wait are cancelled."""
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -106,6 +111,7 @@ class _Worker:
     def __init__(self, command: list[str], timeout_s: float) -> None:
         self._command = command
         self._timeout_s = timeout_s
+        self.restarts = 0
         self._start()
 
     def _start(self) -> None:
@@ -181,6 +187,7 @@ class _Worker:
 
     def _restart(self, why: str) -> None:
         log.warning("the audio decoder is started anew: %s", why)
+        self.restarts += 1
         self.stop()
         self._start()
 

@@ -31,6 +31,8 @@ Told = Sequence[Event] | Exception
 class OwnDecoder:
     """Decodes in the test's own process: workers take a second to start, and have tests of their own."""
 
+    restarts = 0
+
     async def decode(self, data: bytes, *, max_duration_s: float) -> NDArray[np.float32]:
         return load(data, max_duration_s=max_duration_s)
 
@@ -69,6 +71,9 @@ class Scripted:
         return True
 
     def close(self) -> None:
+        pass
+
+    def count_anew(self) -> None:
         pass
 
     def stats(self) -> AnswererStats:

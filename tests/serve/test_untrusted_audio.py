@@ -126,6 +126,7 @@ def test_a_refusal_is_told_in_the_words_of_decoding_here(decoder: AudioDecoder) 
 def test_a_recording_that_brings_its_decoder_down_is_refused_and_the_next_one_is_heard(
     fragile: AudioDecoder, order: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    restarts = fragile.restarts
     with caplog.at_level(logging.WARNING):
         said = heard(fragile, order.encode())
     assert (
@@ -133,6 +134,7 @@ def test_a_recording_that_brings_its_decoder_down_is_refused_and_the_next_one_is
         == f"audio of {len(order)} bytes: cannot be decoded; it is damaged or not audio; convert or record it again"
     )
     assert "is started anew" in caplog.text
+    assert fragile.restarts == restarts + 1
     assert isinstance(heard(fragile, GOOD), np.ndarray)
 
 

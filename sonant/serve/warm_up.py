@@ -1,0 +1,73 @@
+"""What a server does before it listens: it answers itself, as many questions at a time as it takes.
+
+What is made only when it is first used is there when /health says ok: the decoder's processes, kernels and their
+scratch memory, the memory of a full batch. The first client waits for none of it, and memory grows little under load.
+"""
+
+import asyncio
+import gc
+import io
+import logging
+
+import numpy as np
+import soundfile
+
+from sonant.generate.sampling import GenerationConfig
+from sonant.serve.conversations import worded
+from sonant.serve.decode_worker import RATE_HZ
+from sonant.serve.questions import Finished, Question
+from sonant.serve.scheduler import READ_TOGETHER_S
+from sonant.serve.service import Service
+from sonant.serve.untrusted_audio import as_part
+
+log = logging.getLogger(__name__)
+
+MOST_S = 5.0  # of a clip
+TOKENS = 32  # of an answer
+SAID = "one two three"
+
+
+async def warm_up(service: Service) -> None:
+    """Answers as many clips as are answered at a time, says an answer where there is a voice, and counts none of it.
+
+    A model that fails at that is told in the log and served: what its clients ask may be something else.
+    """
+    service.answerer.start()
+    try:
+        questions = await _questions(service)
+        await asyncio.gather(*(_answered(service, question) for question in questions))
+    except Exception:
+        log.warning("the model failed when it was tried before serving; what it is asked may fail too", exc_info=True)
+    service.answerer.count_anew()
+    # All that was loaded stays for good. Left out of what the garbage collector looks through, a collection takes
+    # milliseconds, and comes before the garbage of thousands of requests has piled up.
+    gc.collect()
+    gc.freeze()
+
+
+async def _questions(service: Service) -> list[Question]:
+    settings = service.settings
+    clip = _noise(min(MOST_S, READ_TOGETHER_S / settings.max_rows, settings.max_audio_s))
+    decode = service.decoder.decode
+    heard = await asyncio.gather(
+        *(decode(clip, max_duration_s=settings.max_audio_s) for _ in range(settings.decode_workers))
+    )
+    conversation = worded(settings.wordings.transcription, as_part(heard[0]))
+    config = GenerationConfig(max_new_tokens=min(TOKENS, settings.max_new_tokens))
+    questions = [Question(conversation, config, fit=True)] * settings.max_rows
+    if service.has_voice:
+        questions[-1] = Question(conversation, config, fit=True, spoken=True, answer=SAID)
+    return questions
+
+
+async def _answered(service: Service, question: Question) -> None:
+    async for event in service.answerer.submit(question):
+        if isinstance(event, Finished):
+            return
+
+
+def _noise(duration_s: float) -> bytes:
+    samples = np.random.default_rng(0).normal(0.0, 0.02, round(duration_s * RATE_HZ)).astype(np.float32)
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, RATE_HZ, format="WAV", subtype="PCM_16")
+    return buffer.getvalue()
