@@ -9,6 +9,7 @@ text   (weight 1)                           temperature 1: as large as they are
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,8 @@ from sonant.chat.messages import Conversation
 from sonant.data.manifest import Manifest
 from sonant.errors import ConfigError
 
-Rows = NDArray[np.int64]
+Rows: TypeAlias = NDArray[np.signedinteger[Any]]  # int32 where that is enough: ten million rows fill memory
+MOST_SMALL = np.iinfo(np.int32).max
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,13 @@ class SourceRows(Sequence[Conversation]):
 
     def __init__(self, root: Source | Group) -> None:
         self.sources = leaves(root)
-        self.firsts: Rows = np.cumsum([0, *(len(source.manifest) for source in self.sources)])
+        self.firsts = np.cumsum([0, *(len(source.manifest) for source in self.sources)])
 
     @property
     def members(self) -> list[Rows]:
         """The numbers of each source's rows."""
-        return [np.arange(a, b) for a, b in itertools.pairwise(self.firsts)]
+        kind = np.int32 if len(self) < MOST_SMALL else np.int64
+        return [np.arange(a, b, dtype=kind) for a, b in itertools.pairwise(self.firsts)]
 
     def __len__(self) -> int:
         return int(self.firsts[-1])
@@ -147,15 +150,15 @@ class Blend:
         """
         if not self.members:
             return np.zeros(0, np.int64), np.zeros(0, np.int64)
+        parts = [self._stretch(index, epoch * quota, quota) for index, quota in enumerate(self.quotas)]
+        if len(parts) == 1:
+            return parts[0]
         rng = np.random.default_rng([self._seed, 1, epoch])
-        parts, keys = [], []
-        for index, quota in enumerate(self.quotas):
-            parts.append(self._stretch(index, epoch * quota, quota))
-            keys.append((np.arange(quota) + rng.random(quota)) / quota)
-        order = np.argsort(np.concatenate(keys), kind="stable")
-        return np.concatenate([rows for rows, _ in parts])[order], np.concatenate([cycles for _, cycles in parts])[
-            order
-        ]
+        keys = np.concatenate([(np.arange(quota) + rng.random(quota)) / quota for quota in self.quotas])
+        order = np.argsort(keys, kind="stable")
+        del keys
+        rows, cycles = zip(*parts, strict=True)
+        return np.concatenate(rows)[order], np.concatenate(cycles)[order]
 
     def _stretch(self, index: int, start: int, length: int) -> tuple[Rows, Rows]:
         rows, stop = self.members[index], start + length
@@ -165,5 +168,5 @@ class Blend:
             first = cycle * len(rows)
             piece = shuffled[max(0, start - first) : stop - first]
             found.append(piece)
-            cycles.append(np.full(len(piece), cycle, np.int64))
+            cycles.append(np.full(len(piece), cycle, np.int32))
         return np.concatenate(found), np.concatenate(cycles)
