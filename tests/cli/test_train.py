@@ -23,7 +23,7 @@ def test_show_prints_settings_that_are_a_preset_themselves(sonant: Run, tmp_path
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        (["huge"], "no preset 'huge' for voicetextblender; presets are best, faithful, tiny"),
+        (["huge"], "no preset 'huge' for voicetextblender; presets are best, faithful, gpus1, gpus64, gpus8, tiny"),
         (["none.yaml"], "none.yaml: cannot read this configuration (No such file or directory)"),
         (["folder.yaml"], "folder.yaml: cannot read this configuration (Is a directory)"),
         (["list.yaml"], "list.yaml: holds a list; a configuration is a mapping of keys to values"),

@@ -98,7 +98,7 @@ def test_every_preset_round_trips_through_its_saved_form(name: str, tmp_path: Pa
 
 
 def test_an_unknown_preset_is_told_with_those_that_exist() -> None:
-    with pytest.raises(ConfigError, match="no preset 'huge' for voicetextblender; presets are best, faithful, tiny"):
+    with pytest.raises(ConfigError, match="no preset 'huge' for voicetextblender; presets are best, faithful, gpus1, gpus64, gpus8, tiny"):
         preset("huge")
 
 
