@@ -166,8 +166,8 @@ def layer_states(llm: PreTrainedModel, layers: Sequence[int]) -> Iterator[dict[i
     def keep(
         layer: int, module: nn.Module, inputs: object, named: Mapping[str, Any], output: Tensor | tuple[Tensor, ...]
     ) -> None:
-        states, lengths = output[0] if isinstance(output, tuple) else output, named.get("row_lengths")
-        found[layer] = states if lengths is None else Pack(lengths, max(lengths), states.device).unpack(states)
+        states, pack = output[0] if isinstance(output, tuple) else output, named.get("pack")
+        found[layer] = pack.unpack(states) if isinstance(pack, Pack) else states
 
     read = [llm.get_decoder().layers[layer - 1] for layer in layers]
     hooks = [

@@ -87,12 +87,12 @@ def final_hidden(llm: PreTrainedModel, inputs_embeds: Tensor, lengths: Tensor | 
     pack = Pack.of(lengths, inputs_embeds.shape[1]) if lengths is not None and reads_packs(llm) else None
     if pack is None or pack.is_full:
         return decoder(inputs_embeds=inputs_embeds, use_cache=False).last_hidden_state
-    with packed_scale(llm, pack.lengths):
+    with packed_scale(llm, pack):
         hidden = decoder(
             inputs_embeds=pack.pack(inputs_embeds),
             position_ids=pack.position_ids,
             attention_mask=inputs_embeds.new_empty(1, 1, 0, 0),  # keeps the model from making one of (N, N)
-            row_lengths=pack.lengths,
+            pack=pack,
             use_cache=False,
         ).last_hidden_state
     return pack.unpack(hidden)

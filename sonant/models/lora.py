@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from sonant.config import Config
 from sonant.errors import ModelError
 from sonant.models.low_rank import LowRankLinear
+from sonant.models.packing import Pack
 
 # The linear layers of Llama, Mistral, Qwen, Gemma, Granite, OLMo, SmolLM; Phi-3 and GLM fuse some of them.
 _KNOWN_TARGETS = (
@@ -37,18 +38,16 @@ PEFT_NAME = "default"
 
 @dataclass(frozen=True, eq=False)
 class _Scale:
-    """What multiplies LoRA's outputs: `rows` (B, num_layers or 1, dim or 1); `lengths` if the rows are packed."""
+    """What multiplies LoRA's outputs: `rows` (B, num_layers or 1, dim or 1), which may be packed."""
 
     rows: Tensor
-    lengths: tuple[int, ...] | None = None
+    pack: Pack | None = None
 
     def at(self, depth: int, piece: slice) -> Tensor:
-        """(B, 1, width or 1), or (1, N, width or 1) for rows that are packed."""
+        """(B, 1, width or 1), or (1, N, width or 1) in a pack."""
         layer = self.rows[:, depth if self.rows.shape[1] > 1 else 0]
         chosen = layer[:, piece] if layer.shape[1] > 1 else layer
-        if self.lengths is None:
-            return chosen[:, None]
-        return chosen.repeat_interleave(torch.tensor(self.lengths, device=chosen.device), dim=0)[None]
+        return chosen[:, None] if self.pack is None else self.pack.of_rows(chosen)[None]
 
 
 # The scale of each LLM whose LoRA waits for one. A context variable and no attribute: two requests that take turns, or
@@ -171,13 +170,13 @@ def scaled_lora(llm: nn.Module, scale: Tensor | None) -> Iterator[None]:
 
 
 @contextmanager
-def packed_scale(llm: nn.Module, lengths: tuple[int, ...]) -> Iterator[None]:
-    """Inside the block `llm` reads its rows as one pack of `lengths`: the scale of each, if there is one, is spread."""
+def packed_scale(llm: nn.Module, pack: Pack) -> Iterator[None]:
+    """Inside the block `llm` reads its rows as one `pack`: the scale of each, if there is one, is spread over it."""
     scale = _SCALES.get().get(llm)
     if scale is None:
         yield
         return
-    with _Scales({**_SCALES.get(), llm: _Scale(scale.rows, lengths)}):
+    with _Scales({**_SCALES.get(), llm: _Scale(scale.rows, pack)}):
         yield
 
 

@@ -6,6 +6,7 @@ import transformers
 from torch import Tensor, nn
 
 from sonant.audio.features import FeatureSpec
+from sonant.errors import ModelError
 from sonant.models.encoders.base import EncoderConfig, conv_lengths, valid_mask, zero_padding
 from sonant.models.packing import Pack, use_packed_attention
 from sonant.models.parts import PartClass, architecture_of, load_part
@@ -24,9 +25,7 @@ class WhisperEncoder(nn.Module):
 
     A clip of at most 30 s is encoded at its own length, nothing being computed for padding; with
     `pad_to_30s` it is followed by silence up to 30 s, as Whisper was trained, and only its own frames are returned.
-    A longer clip is cut into windows of 30 s that do not see each other, and their frames are joined:
-
-        F = 7000 mels:  |-- 3000 --|-- 3000 --|1000|   ->   1500 + 1500 + 500 frames
+    There are no positions for more: `load_encoder` cuts longer clips into overlapping windows (see `windows`).
 
     Source: Radford et al. 2022, section 2.2. Differs from it in not forcing 30 s, and in normalising the log-mel
     features over the whole recording rather than over each window.
@@ -47,30 +46,23 @@ class WhisperEncoder(nn.Module):
         self.feature_spec = FeatureSpec.whisper(num_mels=self.model.config.num_mel_bins)
         self.dim: int = self.model.config.d_model
         self.frame_rate_hz = self.feature_spec.frame_rate_hz / 2  # the second convolution takes every other one
-        self.window: int = 2 * self.model.config.max_source_positions  # mel frames: 3000
+        self.window: int = 2 * self.model.config.max_source_positions  # mel frames: 3000, the most it hears
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
-        """Returns ceil(F / 2) (A,); the windows have an even number of mel frames and so change nothing."""
+        """Returns ceil(F / 2) (A,)."""
         return conv_lengths(lengths, kernel=3, stride=2, padding=1)
 
     def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
         """Returns frames (A, T, dim) of log-mel `features` (A, F, M) with `lengths` (A,)."""
-        num_clips, num_features, num_mels = features.shape
-        num_windows = max(1, -(-num_features // self.window))
+        num_features = features.shape[1]
+        if num_features > self.window:
+            raise ModelError(
+                f"{num_features} mel frames are more than Whisper has positions for ({self.window}); use load_encoder, "
+                "which gives it windows"
+            )
         if self.pad_to_30s:
-            features = _append_silence(features, lengths, size=num_windows * self.window)
-        if num_windows == 1:
-            frames = self._encode(features, lengths)
-        else:
-            features = F.pad(features, (0, 0, 0, num_windows * self.window - features.shape[1]))
-            starts = torch.arange(num_windows, device=lengths.device) * self.window
-            window_lengths = (lengths[:, None] - starts).clamp(0, self.window).flatten()
-            windows = features.reshape(num_clips * num_windows, self.window, num_mels)
-            used = window_lengths > 0
-            encoded = self._encode(windows[used], window_lengths[used])
-            frames = encoded.new_zeros(len(windows), self.window // 2, self.dim)
-            frames[used] = encoded
-            frames = frames.reshape(num_clips, -1, self.dim)
+            features = _append_silence(features, lengths, size=self.window)
+        frames = self._encode(features, lengths)
         return zero_padding(frames[:, : (num_features + 1) // 2], self.output_lengths(lengths))
 
     def _encode(self, features: Tensor, lengths: Tensor) -> Tensor:
@@ -94,7 +86,7 @@ class WhisperEncoder(nn.Module):
         hidden = pack.pack(frames) + model.embed_positions.weight[pack.position_ids[0]]
         hidden = F.dropout(hidden, p=model.dropout, training=self.training)
         for layer in model.layers:
-            hidden = layer(hidden, None, row_lengths=pack.lengths)
+            hidden = layer(hidden, None, pack=pack)
         return pack.unpack(model.layer_norm(hidden))
 
 
