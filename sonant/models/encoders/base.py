@@ -30,8 +30,10 @@ class EncoderConfig(Config):
     weighted_states: bool = False  # wavlm only: the sum of all its states by trained `layer_weights`, not the last one
     length_adapter: bool = True  # seamless only: False ends at the last layer, 50 Hz, as SpeechMapper does
     average: int = pydantic.Field(default=1, gt=0)  # one frame is the mean of so many: a lower rate
-    window_s: float | None = pydantic.Field(default=None, gt=0)  # longer clips are heard in windows; None: in one piece
-    overlap_s: float = pydantic.Field(default=2.0, ge=0)  # that neighbouring windows share
+    window_s: float | None = pydantic.Field(
+        default=None, gt=0
+    )  # longer clips in windows; None: only Whisper's, of 30 s
+    overlap_s: float | None = pydantic.Field(default=None, ge=0)  # that neighbours share; None: a tenth of a window
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
@@ -43,7 +45,7 @@ class EncoderConfig(Config):
             raise ValueError(f"encoder {self.kind}: weighted_states is an option of wavlm only; remove it")
         if not self.length_adapter and self.kind != "seamless":
             raise ValueError(f"encoder {self.kind}: length_adapter is an option of seamless only; remove it")
-        if self.window_s is not None and self.window_s <= self.overlap_s:
+        if self.window_s is not None and self.window_s <= (self.overlap_s or 0):
             raise ValueError(
                 f"encoder {self.kind}: windows of {self.window_s:g} s cannot share {self.overlap_s:g} s; "
                 "give a longer window_s or a shorter overlap_s"

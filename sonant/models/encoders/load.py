@@ -30,6 +30,11 @@ def load_encoder(config: EncoderConfig) -> SpeechEncoder:
     Raises: ModelError for weights or settings that are missing or do not fit.
     """
     encoder = ENCODERS[config.kind](config)
-    if config.window_s is not None:
-        encoder = in_windows(encoder, window_s=config.window_s, overlap_s=config.overlap_s)
+    window_s = config.window_s
+    if isinstance(encoder, WhisperEncoder):
+        longest_s = encoder.window / encoder.feature_spec.frame_rate_hz
+        window_s = min(window_s or longest_s, longest_s)
+    if window_s is not None:
+        overlap_s = window_s / 10 if config.overlap_s is None else config.overlap_s
+        encoder = in_windows(encoder, window_s=window_s, overlap_s=overlap_s)
     return encoder if config.average == 1 else AveragedEncoder(encoder, config.average)

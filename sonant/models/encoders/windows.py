@@ -64,14 +64,15 @@ def in_windows(encoder: SpeechEncoder, *, window_s: float, overlap_s: float) -> 
     """
     unit = round(encoder.feature_spec.frame_rate_hz / encoder.frame_rate_hz)
     window, side = int(window_s * encoder.frame_rate_hz + 1e-6), round(overlap_s * encoder.frame_rate_hz / 2)
-    shortest = encoder.output_lengths(torch.tensor([(2 * side + 1) * unit]))
+    shortest = encoder.output_lengths(torch.tensor([(2 * side + 1) * unit], device="cpu"))
     if window <= 2 * side or int(shortest) <= side:
         raise ModelError(
             f"window_s={window_s:g} and overlap_s={overlap_s:g} do not hold the frames of {type(encoder).__name__}, "
             f"{encoder.frame_rate_hz:g} a second; give a longer window_s, or an overlap_s of two frames or more"
         )
     windowed = cast(Any, encoder)
-    windowed.__class__ = type(type(encoder).__name__, (Windowed, type(encoder)), {})
+    if not isinstance(encoder, Windowed):
+        windowed.__class__ = type(type(encoder).__name__, (Windowed, type(encoder)), {})
     windowed.window_frames, windowed.side_frames, windowed.frame_features = window, side, unit
     return encoder
 

@@ -9,7 +9,9 @@ import transformers
 from numpy.random import default_rng
 
 from sonant.audio.features import extract
+from sonant.errors import ModelError
 from sonant.models.encoders.base import EncoderConfig
+from sonant.models.encoders.load import load_encoder
 from sonant.models.encoders.whisper import WhisperEncoder
 from sonant.models.parts import quiet_transformers
 
@@ -50,21 +52,26 @@ def test_padding_to_30_s_equals_the_reference_over_its_own_features(architecture
     torch.testing.assert_close(frames, reference.encoder(padded).last_hidden_state[:, :15], atol=1e-4, rtol=0)
 
 
-def test_a_long_clip_is_encoded_in_windows_that_do_not_see_each_other(build: Any) -> None:
+def test_a_long_clip_is_encoded_in_overlapping_windows_of_all_its_positions(architecture: Any, build: Any) -> None:
+    """A window holds 40 mel frames; a tenth, 4, are shared with the next: 2 frames, one kept by each."""
     encoder = build("whisper")
     features = torch.randn(2, 97, 80)
     frames = encoder(features, torch.tensor([97, 40]))
-    pieces = [encoder(features[:1, start : start + 40], torch.tensor([min(40, 97 - start)])) for start in (0, 40, 80)]
-    torch.testing.assert_close(frames[:1], torch.cat(pieces, dim=1), atol=1e-6, rtol=0)
-    torch.testing.assert_close(frames[1:, :20], encoder(features[1:, :40], torch.tensor([40])), atol=1e-6, rtol=0)
+    pieces = [encoder(features[:1, start : start + 36], torch.tensor([min(36, 97 - start)])) for start in (0, 32, 64)]
+    joined = torch.cat([pieces[0][:, :17], pieces[1][:, 1:17], pieces[2][:, 1:]], dim=1)
+    torch.testing.assert_close(frames[:1], joined, atol=1e-5, rtol=0)
+    torch.testing.assert_close(frames[1:, :20], encoder(features[1:, :40], torch.tensor([40])), atol=1e-5, rtol=0)
     assert frames[1, 20:].eq(0).all()
+    alone = WhisperEncoder(EncoderConfig(kind="whisper", architecture=architecture("whisper")))
+    with pytest.raises(ModelError, match=r"97 mel frames are more .* use load_encoder"):
+        alone(features, torch.tensor([97, 40]))
 
 
 def test_padding_to_30_s_changes_short_clips_and_still_keeps_batches_apart(architecture: Any, build: Any) -> None:
     plain = build("whisper")
     config = EncoderConfig(kind="whisper", architecture=architecture("whisper"), pad_to_30s=True)
-    encoder = WhisperEncoder(config).eval()
-    encoder.load_state_dict(plain.state_dict())
+    encoder: Any = load_encoder(config)
+    encoder.eval().load_state_dict(plain.state_dict())
     features, lengths = torch.randn(3, 50, 80), torch.tensor([50, 9, 1])
     frames = encoder(features, lengths)
     assert frames.shape == (3, 25, 32)

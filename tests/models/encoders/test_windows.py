@@ -122,7 +122,7 @@ def test_windows_change_no_name_no_class_and_no_weight_but_the_name_of_the_frame
     assert isinstance(windowed, TinyEncoder)
     assert [name for name, _ in windowed.named_parameters()] == [name for name, _ in whole.named_parameters()]
     assert windowed.output_lengths(torch.tensor([30_000])).item() == 7500
-    others = [load_encoder(config.model_copy(update={"window_s": 10.0, "overlap_s": share})) for share in (1.0, 2.0)]
+    others = [load_encoder(config.model_copy(update={"window_s": 10.0, "overlap_s": share})) for share in (2.0, 1.0)]
     names = [encoded_spec(encoder).encoder for encoder in (whole, windowed, *others)]
     assert len(set(names)) == 3
     assert names[1] == names[3]
@@ -130,7 +130,7 @@ def test_windows_change_no_name_no_class_and_no_weight_but_the_name_of_the_frame
 
 def test_windows_too_short_for_their_overlap_or_for_a_frame_are_refused(build: Any) -> None:
     with pytest.raises(ConfigError, match="cannot share 2 s; give a longer window_s"):
-        validate(EncoderConfig, {"kind": "tiny", "path": "tiny/encoder", "window_s": 1.5}, where="test")
+        validate(EncoderConfig, {"kind": "tiny", "path": "tiny/encoder", "window_s": 1.5, "overlap_s": 2}, where="test")
     with pytest.raises(ModelError, match=r"WavLMEncoder, 50 a second; give .* an overlap_s of two frames"):
         in_windows(build("wavlm"), window_s=10.0, overlap_s=0.0)
     with pytest.raises(ModelError, match="give a longer window_s"):
