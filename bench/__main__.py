@@ -9,6 +9,9 @@ speakers     who and how by a linear probe of either encoder, unseen speakers
 human        fine-tuned on human digits
 resume       killed at random steps, also while saving
 ranks        2 ranks against 1; resume on 2, 1 and 4
+weak_scaling as many micro-batches as ranks, on 1, 2 and 4 of them
+thousand_ranks  what a thousand ranks are dealt of a million rows
+gpu          MFU, tokens/s and memory at 1 B and 3 B; says so where there is no GPU
 importers    20,000 rows of every kind
 doctor       a million rows, and planted faults
 builders     two runs of every builder with one seed
@@ -23,6 +26,7 @@ fuzz         2,400 damaged recordings against a running server
 realtime     turns found in noise, turns in noise alone; end of a turn to the first word over a WebSocket
 page         the page in Chromium: end of speech to the first word on the screen
 batch        8 unequal clips together against each alone
+long_audio   a second of audio in clips of 300 s against clips of 3 s: a training step, encoding
 cache        frames of a frozen encoder written, read, and trained from
 """
 
@@ -35,6 +39,9 @@ NAMES = (
     "batch",
     "resume",
     "ranks",
+    "weak_scaling",
+    "thousand_ranks",
+    "gpu",
     "quickstart",
     "heldout",
     "voices",
@@ -50,6 +57,7 @@ NAMES = (
     "realtime",
     "builders",
     "cache",
+    "long_audio",
     "speechmapper",
     "wavllm",
     "spectron",
