@@ -1,8 +1,12 @@
 """One promised figure: what was asked, what was measured."""
 
 import json
+import os
+import platform
+import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
@@ -11,6 +15,7 @@ from rich.table import Table
 from sonant.evaluate.metrics.score import Score
 
 RUNS = Path("runs/bench")
+HISTORY = RUNS / "history.jsonl"
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ def listed(values: Sequence[float]) -> str:
 
 
 def show(name: str, figures: Sequence[Figure]) -> None:
-    """Prints asked / measured, and writes them to runs/bench/NAME.json."""
+    """Prints asked / measured, writes them to runs/bench/NAME.json and adds a line to HISTORY (see `bench.history`)."""
     table = Table("figure", "asked", "measured", "", title=name)
     for figure in figures:
         table.add_row(
@@ -60,3 +65,14 @@ def show(name: str, figures: Sequence[Figure]) -> None:
     Console(width=150).print(table)
     RUNS.mkdir(parents=True, exist_ok=True)
     (RUNS / f"{name}.json").write_text(json.dumps([asdict(figure) for figure in figures], indent=2) + "\n")
+    entry = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": subprocess.run(
+            ["git", "describe", "--always", "--dirty"], capture_output=True, text=True
+        ).stdout.strip(),
+        "machine": f"{os.cpu_count()} x {platform.processor() or platform.machine()}",
+        "bench": name,
+        "figures": {figure.what: figure.measured for figure in figures},
+    }
+    with HISTORY.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(entry, ensure_ascii=False) + "\n")

@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from bench.figure import RUNS, Figure, at_most
+from bench.figure import RUNS, Figure, at_most, reported
 from bench.resume import command, finish, steps_of
 
 STEPS = 12
@@ -24,7 +24,18 @@ def measure() -> list[Figure]:
         for steps, ranks in ((STEPS // 3, 2), (2 * STEPS // 3, 1), (STEPS, 4)):
             changing = _train(f"2_1_4_{parallel}", steps, ranks=ranks, parallel=parallel if ranks > 1 else "auto")
         figures.append(_difference(f"resume 2 -> 1 -> 4 ranks ({parallel}) against 1", alone, changing))
+        figures.append(
+            reported(
+                f"largest share of the last checkpoint that one of 4 ranks wrote ({parallel})", [_share(changing)], "%"
+            )
+        )
     return figures
+
+
+def _share(run: Path) -> float:
+    """Percent of the tensors' bytes; 25 would be level."""
+    sizes = [path.stat().st_size for path in (run / "checkpoints" / f"step_{STEPS}").glob("*.safetensors")]
+    return 100 * max(sizes) / sum(sizes)
 
 
 def _train(name: str, steps: int, *, ranks: int, parallel: str = "auto") -> Path:
