@@ -1,22 +1,25 @@
 """Prefill, then one token a step out of the cache, for a batch of unequal prompts that rows join and leave.
 
-right-padded, as training sees it      left-padded, so that every row ends at the same place
-a a t t .                              . a a t t | y1 y2 y3
-t t t . .            ->                . . t t t | y1 <stop>       leaves the batch, and its cache with it
+prompts, right-padded, as training sees them      what they say, column by column; the padding stays hidden
+a a t t .                                         a a t t . | y1 y2 y3
+t t t t t                  ->                     t t t t t | y1 <stop>       leaves the batch, and its place with it
 """
 
-from collections.abc import Collection, Generator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from transformers import DynamicCache
 
 from sonant.batch import Batch
 from sonant.errors import RequestError
+from sonant.generate.drafts import MOST_READ, Draft, Overheard, ctc_guesses, overhearing
+from sonant.generate.kv_cache import KVCache
+from sonant.generate.llm_step import cached_llm, sees_everything
+from sonant.generate.prefill import Beginnings, Distinct, distinct, prefill
 from sonant.generate.sampling import Drawing, GenerationConfig, draw, loops
+from sonant.models.llm import token_embeddings
 from sonant.models.lora import lora_disabled, scaled_lora
 from sonant.models.speech_lm import SpeechLM
 from sonant.models.splice import Spliced
@@ -39,48 +42,45 @@ class Row:
     number: int  # rows are counted in the order in which they join
     num_read: int  # tokens and frames of its prompt
     drawing: Drawing
+    draft: Draft
+
+    @property
+    def left(self) -> int:
+        """How many tokens it may still say."""
+        return self.drawing.config.max_new_tokens - len(self.drawing.said)
 
 
 @dataclass
 class _Lines:
-    """Rows whose caches end at the same place: what they attend to, and what comes next."""
+    """Rows whose caches end at the same place: where they stand, and what comes next."""
 
     rows: list[Row]
-    cache: DynamicCache
-    attention_mask: Tensor  # (B', L) bool; True where a row has something to attend to
+    cache: KVCache
+    positions: Tensor  # (B',) int64 of what each says next
     logits: Tensor | None  # (B', V) of what each says next; None as long as `token_ids` are to be read
     token_ids: Tensor | None = None  # (B',) what each has said last
     scale: Tensor | None = None  # (B', ...) of each row's LoRA: from its prompt, once
 
     def keep(self, lines: Sequence[int]) -> None:
-        """Drops every line but these, and the columns on the left that only the others had."""
-        self.rows = [self.rows[line] for line in lines]
-        if not lines or len(lines) == len(self.attention_mask):
+        """Drops every line but these."""
+        if not lines or len(lines) == len(self.rows):
+            self.rows = [self.rows[line] for line in lines]
             return
-        index = torch.tensor(lines, device=self.attention_mask.device)
-        self.cache.batch_select_indices(index)
-        self.attention_mask = self.attention_mask[index]
+        order = self.cache.keep(lines)
+        self.rows = [self.rows[line] for line in order]
+        index = torch.tensor(order, device=self.positions.device)
+        self.positions = self.positions[index]
         self.logits, self.token_ids, self.scale = (
             None if each is None else each[index] for each in (self.logits, self.token_ids, self.scale)
         )
-        if first := int(self.attention_mask.any(0).int().argmax()):
-            self.attention_mask = self.attention_mask[:, first:]
-            for layer in self.cache.layers:
-                layer.keys, layer.values = layer.keys[:, :, first:], layer.values[:, :, first:]
 
     def add(self, others: "_Lines") -> None:
         """Takes the lines of `others` in, behind its own; both know their logits."""
-        width = max(self.attention_mask.shape[1], others.attention_mask.shape[1])
-        for layer, other in zip(self.cache.layers, others.cache.layers, strict=True):
-            layer.keys, layer.values = (
-                torch.cat([F.pad(x, (0, 0, width - x.shape[2], 0)) for x in pair])
-                for pair in ((layer.keys, other.keys), (layer.values, other.values))
-            )
-        masks = (self.attention_mask, others.attention_mask)
-        self.attention_mask = torch.cat([F.pad(mask, (width - mask.shape[1], 0)) for mask in masks])
-        self.rows = self.rows + others.rows
         assert self.logits is not None
         assert others.logits is not None
+        self.cache.add(others.cache)
+        self.rows = self.rows + others.rows
+        self.positions = torch.cat([self.positions, others.positions])
         self.logits = torch.cat([self.logits, others.logits])
         if self.scale is not None and others.scale is not None:
             self.scale = torch.cat([self.scale, others.scale])
@@ -107,6 +107,8 @@ class RunningBatch:
         self.model, self.stop_ids, self.lora = model, stop_ids, lora
         self._groups: list[_Lines] = []  # those that run, then those that have joined since the last step
         self._count = 0
+        self._read = cached_llm(model.llm, lora=lora)
+        self._beginnings = Beginnings(model)
 
     @property
     def rows(self) -> list[Row]:
@@ -123,19 +125,29 @@ class RunningBatch:
 
         Raises: RequestError, and nobody joins, if a prompt and its answer do not fit that context.
         """
-        scale = self.model.lora_scale(batch) if self.lora else None
-        spliced = self.model.embed(batch)
-        lengths = spliced.lengths.tolist()
+        asked = distinct(batch)
+        scale = self.model.lora_scale(asked.batch) if self.lora else None
+        with overhearing(self.model) as heard:
+            spliced = self.model.embed(asked.batch)
+        lengths = spliced.lengths if asked.index is None else spliced.lengths[asked.index]
+        num_read = lengths.tolist()
         configs = [
             self._fitted(config, length) if line in fit else config
-            for line, (config, length) in enumerate(zip(configs, lengths, strict=True))
+            for line, (config, length) in enumerate(zip(configs, num_read, strict=True))
         ]
-        self._refuse_long(lengths, configs)
+        self._refuse_long(num_read, configs)
         drawings = [Drawing.begun(config, name=name) for name, config in zip(batch.ids, configs, strict=True)]
-        rows = [Row(self._count + line, *each) for line, each in enumerate(zip(lengths, drawings, strict=True))]
+        drafts = self._drafts(asked, heard, configs)
+        rows = [
+            Row(self._count + line, *each) for line, each in enumerate(zip(num_read, drawings, drafts, strict=True))
+        ]
         self._count += len(rows)
         with self._voice(scale):
-            self._groups.append(_prefill(self.model, spliced, rows, scale=scale))
+            cache, logits = self._prefill(asked.batch, spliced, alike=scale is None)
+        if asked.index is not None:
+            cache.take(asked.index)
+            logits, scale = logits[asked.index], None if scale is None else scale[asked.index]
+        self._groups.append(_Lines(list(rows), cache, lengths, logits=logits, scale=scale))
         return rows
 
     @torch.no_grad()
@@ -144,13 +156,32 @@ class RunningBatch:
         lines = self._together()
         assert lines.logits is not None
         logits, token_ids = lines.logits, draw(lines.logits, [row.drawing for row in lines.rows])
-        for row, token in zip(lines.rows, token_ids.tolist(), strict=True):
-            row.drawing.said.append(token)
-        over = [self._is_over(row.drawing) for row in lines.rows]
-        step = Step([row.number for row in lines.rows], token_ids, logits, over)
+        step = self._said(lines.rows, token_ids, logits)
+        over = step.over
         lines.token_ids, lines.logits = token_ids, None
         self.leave([number for number, done in zip(step.rows, over, strict=True) if done])
         return step
+
+    @torch.no_grad()
+    def leap(self) -> list[Step]:
+        """Returns the next steps, one unless rows have drafts: all in which some row said what its draft foretold.
+
+        What is said is what `step` would have said, token by token; rows that guessed worse take part in fewer steps.
+        """
+        lines = self._groups[0]
+        guesses = [row.draft.next(min(MOST_READ, row.left - 1)) for row in lines.rows]
+        if len(self._groups) > 1 or lines.token_ids is None or not any(guesses):
+            return [self.step()]
+        with self._voice(lines.scale):
+            logits = self._guessed_logits(lines, guesses)
+        steps = list(self._agreed(lines, guesses, logits))
+        said = torch.tensor([row.drawing.said[-1] for row in lines.rows], device=lines.positions.device)
+        num_kept = torch.tensor([sum(row.number in step.rows for step in steps) for row in lines.rows])
+        num_kept = num_kept.to(lines.positions.device)
+        lines.cache.hide(torch.arange(logits.shape[1], device=num_kept.device) < num_kept[:, None])
+        lines.token_ids, lines.positions = said, lines.positions + num_kept
+        self.leave([row for step in steps for row, done in zip(step.rows, step.over, strict=True) if done])
+        return steps
 
     def leave(self, numbers: Collection[int]) -> None:
         """Drops these rows; such as have left already are no mistake."""
@@ -163,11 +194,74 @@ class RunningBatch:
         first, *joined = self._groups
         if first.logits is None:
             with self._voice(first.scale):
-                first.logits = _next_logits(self.model, first)
+                first.logits = self._next_logits(first)
         for lines in joined:
             first.add(lines)
         self._groups = [first]
         return first
+
+    def _prefill(self, batch: Batch, spliced: Spliced, *, alike: bool) -> tuple[KVCache, Tensor]:
+        """alike: LoRA is the same for all rows, so that what one has read another can go on from."""
+        beginning = self._beginnings.of(batch, self._read) if alike else None
+        cache, logits = prefill(self.model, spliced, self._read, beginning=beginning)
+        if alike:
+            self._beginnings.learn(batch, cache)
+        return cache, logits
+
+    def _said(self, rows: Sequence[Row], token_ids: Tensor, logits: Tensor) -> Step:
+        for row, token in zip(rows, token_ids.tolist(), strict=True):
+            row.drawing.said.append(token)
+            row.draft.take(token)
+        return Step([row.number for row in rows], token_ids, logits, [self._is_over(row.drawing) for row in rows])
+
+    def _agreed(self, lines: _Lines, guesses: Sequence[list[int]], logits: Tensor) -> Iterator[Step]:
+        """Yields what the rows say: each as long as it says what was guessed, and once more. logits: (B', Q, V)."""
+        talking = list(range(len(lines.rows)))
+        for place in range(logits.shape[1]):
+            rows = [lines.rows[line] for line in talking]
+            seen = logits[talking, place]
+            step = self._said(rows, draw(seen, [row.drawing for row in rows]), seen)
+            yield step
+            agreed = []
+            for line, done in zip(talking, step.over, strict=True):
+                right = guesses[line][place : place + 1] == lines.rows[line].drawing.said[-1:]
+                lines.rows[line].draft.num_read += place < len(guesses[line])
+                lines.rows[line].draft.num_accepted += right
+                if right and not done:
+                    agreed.append(line)
+            talking = agreed
+            if not talking:
+                return
+
+    def _guessed_logits(self, lines: _Lines, guesses: Sequence[list[int]]) -> Tensor:
+        """(B', Q, V) after the last `token_ids` (B',) and each of the guesses, shorter ones filled up with anything."""
+        assert lines.token_ids is not None
+        size = max(map(len, guesses))
+        filled = torch.tensor([ids + [0] * (size - len(ids)) for ids in guesses], device=lines.token_ids.device)
+        places = lines.positions[:, None] + torch.arange(size + 1, device=filled.device)
+        if (limit := self.model.positions) is not None:
+            places = places.clamp(max=limit - 1)  # of what fills up, which nobody will have read
+        lines.cache.open(size + 1)
+        embeds = token_embeddings(self.model.llm, torch.cat([lines.token_ids[:, None], filled], dim=1))
+        return self.model.logits(self._read(embeds, places, lines.cache)).float()
+
+    def _drafts(self, asked: Distinct, heard: Overheard, configs: Sequence[GenerationConfig]) -> list[Draft]:
+        """The draft of each row; an LLM that counts the columns of its cache does without."""
+        if all(config.drafts == "none" for config in configs) or not sees_everything(self.model.llm):
+            return [Draft() for _ in configs]
+        batch = asked.batch
+        guesses = ctc_guesses(self.model, heard, batch.audio_row, num_rows=batch.num_rows)
+        index = range(len(configs)) if asked.index is None else asked.index.tolist()
+        return [Draft(guesses[i] if c.drafts == "ctc" else ()) for i, c in zip(index, configs, strict=True)]
+
+    def _next_logits(self, lines: _Lines) -> Tensor:
+        """Returns the (B', V) logits after the last `token_ids` (B',), which join the cache."""
+        assert lines.token_ids is not None
+        lines.cache.open(1)
+        embeds = token_embeddings(self.model.llm, lines.token_ids[:, None])
+        hidden = self._read(embeds, lines.positions[:, None], lines.cache)
+        lines.positions = lines.positions + 1
+        return self.model.logits(hidden[:, 0]).float()
 
     def _is_over(self, drawing: Drawing) -> bool:
         said, config = drawing.said, drawing.config
@@ -206,7 +300,7 @@ def decode(
     running = RunningBatch(model, stop_ids=stop_ids, lora=lora)
     running.join(batch, [config] * batch.num_rows)
     while running.rows:
-        yield running.step()
+        yield from running.leap()
 
 
 def generate(
@@ -216,35 +310,5 @@ def generate(
     running = RunningBatch(model, stop_ids=stop_ids, lora=lora)
     rows = running.join(batch, [config] * batch.num_rows)
     while running.rows:
-        running.step()
+        running.leap()
     return [row.drawing.said for row in rows]
-
-
-def _prefill(model: SpeechLM, spliced: Spliced, rows: list[Row], *, scale: Tensor | None) -> _Lines:
-    """Returns the state after the prompts, with the logits of each row's first answer token."""
-    embeds, mask = spliced.left_padded()
-    cache = DynamicCache()
-    out = model.llm(
-        inputs_embeds=embeds,
-        attention_mask=mask.long(),
-        position_ids=(mask.cumsum(1) - 1).clamp(min=0),
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    )
-    return _Lines(list(rows), cache, mask, logits=out.logits[:, -1].float(), scale=scale)
-
-
-def _next_logits(model: SpeechLM, lines: _Lines) -> Tensor:
-    """Returns the (B', V) logits after the last `token_ids` (B',), which join the cache."""
-    assert lines.token_ids is not None
-    lines.attention_mask = F.pad(lines.attention_mask, (0, 1), value=True)
-    out = model.llm(
-        input_ids=lines.token_ids[:, None],
-        attention_mask=lines.attention_mask.long(),
-        position_ids=lines.attention_mask.sum(1, keepdim=True) - 1,
-        past_key_values=lines.cache,
-        use_cache=True,
-    )
-    logits: Tensor = out.logits[:, -1].float()
-    return logits

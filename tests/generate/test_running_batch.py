@@ -86,7 +86,7 @@ def play(
         taken = running.step()
         for number, token in zip(taken.rows, taken.token_ids.tolist(), strict=True):
             played.said[who[number]].append(token)
-        played.width = max([played.width, *(lines.attention_mask.shape[1] for lines in running._groups)])
+        played.width = max([played.width, *(lines.cache.width for lines in running._groups)])
     assert not running.rows
     return played
 

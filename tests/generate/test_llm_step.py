@@ -1,0 +1,124 @@
+"""An LLM over a cache says what it says at once: for every family, alone and beside others, with LoRA and without."""
+
+from typing import Any
+
+import pytest
+import torch
+from small_speech_lm import move_lora, small_llm
+from torch import Tensor
+
+from sonant.generate.kv_cache import KVCache
+from sonant.generate.llm_step import CachedLLM, LeanLLM, WholeLLM, cached_llm, sees_everything
+from sonant.models.llm import final_hidden
+from sonant.models.lora import LoraConfig, add_lora, lora_disabled, scaled_lora, wait_for_scale
+from sonant.models.packing import Pack
+
+LEAN = ["llama", "mistral", "qwen2", "qwen3"]
+WHOLE = ["gemma", "gemma2", "gemma3_text", "granite", "cohere"]
+BIAS: dict[str, Any] = {"attention_bias": True, "mlp_bias": True}
+
+
+def llm_of(family: str, *, lora: bool = False, **changes: Any) -> Any:
+    window = {"sliding_window": None} if family == "mistral" else {}
+    llm = small_llm(family, **window, **changes)
+    if lora:
+        add_lora(llm, LoraConfig(rank=4))
+        move_lora(llm)
+    return llm
+
+
+@torch.no_grad()
+def read_in_parts(read: CachedLLM, embeds: Tensor, *sizes: int) -> Tensor:
+    """(B, L, D) of what was read a few columns at a time."""
+    cache, parts, start = KVCache(embeds.device, embeds.dtype), [], 0
+    for size in sizes:
+        cache.open(size, rows=len(embeds))
+        positions = torch.arange(start, start + size).expand(len(embeds), -1)
+        parts.append(read(embeds[:, start : start + size], positions, cache))
+        start += size
+    return torch.cat(parts, dim=1)
+
+
+def inputs(llm: Any, *, rows: int = 3, length: int = 12) -> Tensor:
+    return torch.randn(rows, length, llm.config.hidden_size, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["plain", "LoRA"])
+@pytest.mark.parametrize("family", LEAN + WHOLE)
+def test_column_by_column_it_is_what_it_is_at_once(family: str, lora: bool) -> None:
+    llm = llm_of(family, lora=lora)
+    read, embeds = cached_llm(llm, lora=lora), inputs(llm)
+    assert type(read) is (LeanLLM if family in LEAN else WholeLLM)
+    with torch.no_grad():
+        expected = final_hidden(llm, embeds)
+    for way in (read, WholeLLM(llm)):
+        torch.testing.assert_close(read_in_parts(way, embeds, 5, 1, 1, 1, 4), expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("changes", [BIAS, {"num_key_value_heads": 4}, {"num_key_value_heads": 1}], ids=str)
+def test_biases_and_any_number_of_key_heads_are_read(changes: dict[str, Any]) -> None:
+    llm = llm_of("llama", **changes)
+    for name, parameter in llm.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter)
+    embeds = inputs(llm)
+    found = read_in_parts(cached_llm(llm, lora=True), embeds, 5, 1, 6)
+    torch.testing.assert_close(found, final_hidden(llm, embeds).detach(), atol=1e-5, rtol=1e-4)
+
+
+def test_without_lora_the_base_llm_reads() -> None:
+    llm = llm_of("llama", lora=True)
+    embeds = inputs(llm)
+    with lora_disabled(llm), torch.no_grad():
+        expected = final_hidden(llm, embeds)
+    torch.testing.assert_close(
+        read_in_parts(cached_llm(llm, lora=False), embeds, 11, 1), expected, atol=1e-5, rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize("read_by", [LeanLLM, WholeLLM])
+@torch.no_grad()
+def test_what_is_hidden_from_a_row_changes_nothing_for_it(read_by: Any) -> None:
+    """Row 0 has holes where row 1 has read something: padding of its prompt, then a guess that was wrong."""
+    llm = llm_of("qwen3")
+    read = LeanLLM(llm, lora=True) if read_by is LeanLLM else WholeLLM(llm)
+    embeds, cache = inputs(llm, rows=2, length=9), KVCache(torch.device("cpu"), torch.float32)
+    cache.open(5, rows=2)
+    first = read(embeds[:, :5], torch.arange(5).expand(2, -1), cache, Pack.of(torch.tensor([3, 5]), 5))
+    cache.hide(torch.arange(5) < torch.tensor([[3], [5]]))
+    after = torch.tensor([[3], [5]])
+    cache.open(2)
+    second = read(embeds[:, 5:7], after + torch.arange(2), cache)
+    cache.hide(torch.tensor([[True, False], [True, True]]))
+    cache.open(1)
+    third = read(embeds[:, 7:8], after + torch.tensor([[1], [2]]), cache)
+    for row, places in enumerate([[0, 1, 2, 5, 7], [0, 1, 2, 3, 4, 5, 6, 7]]):
+        alone = final_hidden(llm, embeds[row : row + 1, places])[0]
+        read_in_all = torch.cat([first[row], second[row], third[row]])
+        torch.testing.assert_close(read_in_all[places], alone, atol=1e-5, rtol=1e-4)
+
+
+def test_what_is_not_known_for_certain_is_left_to_the_llm_itself() -> None:
+    assert isinstance(cached_llm(small_llm("mistral", sliding_window=8), lora=True), WholeLLM)
+    assert not sees_everything(small_llm("mistral", sliding_window=8))
+    assert not sees_everything(small_llm("gemma3_text"))
+    hooked = llm_of("llama")
+    hooked.get_decoder().layers[0].mlp.register_forward_hook(lambda module, inputs, output: output * 2)
+    assert isinstance(cached_llm(hooked, lora=True), WholeLLM)
+    scaled = llm_of("llama", lora=True)
+    shape = wait_for_scale(scaled)
+    read, embeds = cached_llm(scaled, lora=True), inputs(scaled)
+    with scaled_lora(scaled, torch.rand(3, shape.num_layers, shape.dim)), torch.no_grad():
+        expected = final_hidden(scaled, embeds)
+        torch.testing.assert_close(read_in_parts(read, embeds, 6, 1, 5), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_bfloat16_stays_as_near_as_the_llm_itself_comes() -> None:
+    llm = llm_of("llama", lora=True).to(torch.bfloat16)
+    for name, parameter in llm.named_parameters():
+        if "lora" in name:
+            parameter.data = parameter.data.float()
+    embeds = inputs(llm).bfloat16()
+    lean, whole = (read_in_parts(read, embeds, 6, 1, 5) for read in (cached_llm(llm, lora=True), WholeLLM(llm)))
+    assert lean.dtype == torch.bfloat16
+    assert float((lean - whole).abs().max()) < 0.05 * float(whole.abs().max())
