@@ -32,28 +32,42 @@ def cache_features(
             "-o", "--option", help="A setting of the encoder, as in a preset: -o dtype=bfloat16", metavar="KEY=VALUE"
         ),
     ] = None,
+    precision: Annotated[
+        str, typer.Option(help="float16, or float32: twice the space, and exactly what the encoder gives.")
+    ] = "float16",
     device: Annotated[str, typer.Option(help="Where the encoder runs: cpu, cuda, cuda:1.")] = "cpu",
     shard_mb: Annotated[int, typer.Option(min=1, help="Size of a file; what a kill may cost.")] = 256,
     batch_s: Annotated[float, typer.Option(min=1, help="Seconds of audio encoded at once.")] = 120.0,
     workers: Annotated[int, typer.Option(min=1, help="Batches in the making at once.")] = 2,
 ) -> None:
-    """Write down what a frozen encoder makes of every clip, as float16; recipes read it instead of running it."""
+    """Write down what a frozen encoder makes of every clip; recipes read it instead of running it.
+
+    A recipe with `frames` set does so by itself, in its first epoch, clip by clip; this encodes clips together.
+    """
     import time
 
     from sonant.cli.data import progress_bar
     from sonant.config import parse_override, validate
     from sonant.data.frame_cache import write_frame_cache
+    from sonant.data.frame_shards import DTYPES
     from sonant.generate.encode import clip_encoder
     from sonant.models.encoders.base import EncoderConfig
     from sonant.models.encoders.identity import encoded_spec
     from sonant.models.encoders.load import load_encoder
 
+    if precision not in DTYPES:
+        raise typer.BadParameter(f"{precision!r} is none; {' and '.join(DTYPES)} are", param_hint="--precision")
     settings = {"kind": kind, "path": encoder, "average": average}
     for text in option or []:
         settings |= parse_override(text)
     loaded = load_encoder(validate(EncoderConfig, settings, where="the encoder"))
     spec, encode = encoded_spec(loaded), clip_encoder(loaded, device=device)
-    how: dict[str, Any] = {"shard_bytes": shard_mb << 20, "batch_s": batch_s, "workers": workers}
+    how: dict[str, Any] = {
+        "precision": precision,
+        "shard_bytes": shard_mb << 20,
+        "batch_s": batch_s,
+        "workers": workers,
+    }
     began = time.perf_counter()
     with progress_bar("clips") as progress:
         report = write_frame_cache(manifests, out, encode=encode, spec=spec, progress=progress, **how)
