@@ -55,6 +55,10 @@ def measure() -> list[Figure]:
         figures.append(at_most(f"{what}: cost a second at 300 s against 3 s: wall, CPU", 1.3, ratios, "x"))
         for clip_s, (wall_s, cpu_s) in costs.items():
             figures.append(reported(f"{what}, {clip_s} s clips: wall, CPU", [1000 * wall_s, 1000 * cpu_s], "ms / s"))
+    slower = _model(WINDOW_S, stack=8)
+    halved = [_cost(_step(slower, tokenizer, rows[clip_s])) for clip_s in (300, 3)]
+    ratios = [long / short for long, short in zip(*halved, strict=True)]
+    figures.append(reported("the same ratio of a step with half the positions (6.25 Hz): wall, CPU", ratios, "x"))
     whole = _cost(_encoding(_model(None), rows[300]))
     figures.append(reported("encoding, 300 s, windows of 30 s: wall, CPU", [1000 * x for x in whole], "ms / s"))
     return figures
@@ -89,11 +93,11 @@ def _rows(recording: Path, words: Sequence[str], clip_s: int) -> list[Conversati
     ]
 
 
-def _model(window_s: float | None) -> SpeechLM:
+def _model(window_s: float | None, *, stack: int = 4) -> SpeechLM:
     torch.manual_seed(0)
     config = {
         "encoders": [{**WHISPER, "window_s": window_s}],
-        "adapter": {"kind": "stack_mlp", "stack": 4},
+        "adapter": {"kind": "stack_mlp", "stack": stack},
         "llm": {"architecture": LLM},
         "lora": {"rank": 16, "alpha": 32},
     }
