@@ -1,5 +1,6 @@
 """A tokenizer with two doors: one for markup, one for text that can never become markup."""
 
+import hashlib
 import os
 import re
 from collections.abc import Sequence
@@ -7,6 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import tokenizers
+import transformers
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
@@ -59,6 +62,14 @@ class ChatTokenizer:
     @cached_property
     def _forgeable(self) -> frozenset[int]:
         return self.special_ids - {self.hf.unk_token_id}  # text of unknown characters is unknown, and no markup
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash of all that decides which ids a conversation becomes, our own code included."""
+        code = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))]
+        settings = [self._text.to_str(), self.hf.chat_template, self.hf.special_tokens_map]
+        versions = [tokenizers.__version__, transformers.__version__]
+        return hashlib.sha256(repr([settings, versions, code]).encode()).hexdigest()
 
     @property
     def vocab_size(self) -> int:

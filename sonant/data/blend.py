@@ -31,6 +31,10 @@ class Source:
     weight: float = 1.0
     task: str = ""
 
+    def named(self, row: Conversation) -> Conversation:
+        """Returns one of its rows with a task."""
+        return row if row.task else replace(row, task=self.task or self.name)
+
 
 @dataclass(frozen=True)
 class Group:
@@ -65,8 +69,7 @@ class SourceRows(Sequence[Conversation]):
 
     def __getitem__(self, row: int) -> Conversation:  # type: ignore[override] # no slices: rows are read one by one
         source, index = self._find(row)
-        conversation = source.manifest[index]
-        return conversation if conversation.task else replace(conversation, task=source.task or source.name)
+        return source.named(source.manifest[index])
 
     def place(self, row: int) -> str:
         """Returns where a row stands, as `file:line`."""

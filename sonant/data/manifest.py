@@ -52,16 +52,24 @@ class Manifest(Sequence[Conversation]):
 
     def __getitem__(self, index: int) -> Conversation:  # type: ignore[override] # no slices: rows are read one by one
         index = range(len(self))[index]
-        return parse(self.raw(index), self.place(index)).with_root(self._root)
+        return self.read(self.raw(index), index)
 
     def __iter__(self) -> Iterator[Conversation]:
         return (self[index] for index in range(len(self)))
 
     def raw(self, index: int) -> bytes:
         """Returns the bytes of a row's line."""
+        return self.raw_rows(index, index + 1)
+
+    def raw_rows(self, first: int, end: int) -> bytes:
+        """Returns the bytes of the lines of rows [first, end)."""
         with open(self.path, "rb") as file:
-            file.seek(self._offsets[index])
-            return file.read(int(self._offsets[index + 1] - self._offsets[index]))
+            file.seek(self._offsets[first])
+            return file.read(int(self._offsets[end] - self._offsets[first]))
+
+    def read(self, line: bytes, index: int) -> Conversation:
+        """Returns the conversation of a row, given its line. Raises: ManifestError, naming its place, if it is none."""
+        return parse(line, self.place(index)).with_root(self._root)
 
     def place(self, index: int) -> str:
         """Returns where a row stands, as `file:line`."""

@@ -1,17 +1,37 @@
-"""How long rows are: what batches are filled by, and what the weights of a blend are measured in."""
+"""How long rows are: what batches are filled by, and what the weights of a blend are measured in.
 
+manifest ─▶ pieces of 65,536 rows ─▶ counted: every text through the tokenizer     (minutes for ten million rows, once)
+                               └──▶ or read from `.sonant_sizes/` beside the manifest, by a hash of the piece's bytes
+
+What is kept are tokens of text and seconds of audio: an encoder or a budget may change without a text being counted
+again. A clip without `duration_s` is measured by its file at every start, because that may have changed.
+"""
+
+import contextlib
+import hashlib
+import logging
+import os
+import uuid
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sonant.chat.messages import Conversation
+from sonant.chat.messages import AudioPart, Conversation
 from sonant.data.blend import Group, Rows, Source, SourceRows, token_shares
 from sonant.data.manifest import clip_duration_s
 from sonant.data.plan import Plan, PlanConfig
 from sonant.data.respan import as_written
 from sonant.errors import ChatError, ManifestError
+
+log = logging.getLogger(__name__)
+
+FOLDER = ".sonant_sizes"
+PIECE_ROWS = 1 << 16
+MIN_KEPT_ROWS = 20_000  # smaller manifests are counted in a second
 
 
 @dataclass(frozen=True)
@@ -20,7 +40,8 @@ class RowSizes:
 
     `target_tokens` is what the weights of a blend are measured in; None: the length of the whole row. A row of more
     than `positions` does not fit the LLM; None: it has no limit. The sound of the answer counts `spoken_tokens`, where
-    it takes positions of the LLM.
+    it takes positions of the LLM. What the counts of text depend on is named by `key`, so that those of large manifests
+    can be kept (see `measure`); "": they are counted anew at every start.
     """
 
     text_tokens: Callable[[Conversation], int]
@@ -28,18 +49,26 @@ class RowSizes:
     target_tokens: Callable[[Conversation], int] | None = None
     positions: int | None = None
     spoken_tokens: Callable[[float], int] | None = None  # of the spoken answer of so many seconds; None: it takes none
+    key: str = ""
 
-    def length(self, conversation: Conversation) -> int:
+    def clips(self, row: Conversation) -> list[tuple[AudioPart, bool]]:
+        """Returns the clips that take positions of the LLM, and whether they are spoken by it."""
+        heard = [(part, False) for part in row.heard_parts]
+        spoken = row.spoken if self.spoken_tokens is not None else None
+        return heard if spoken is None else [*heard, (spoken, True)]
+
+    def length(self, row: Conversation) -> int:
         """Returns the tokens of the expanded row, at most: an optional clip counts as text and as audio.
 
         A recording that cannot be opened counts 0: it is broken later.
         """
-        sizes = [(self.audio_tokens, part) for part in conversation.heard_parts]
-        if self.spoken_tokens is not None and (spoken := conversation.spoken) is not None:
-            sizes.append((self.spoken_tokens, spoken))
-        return self.text_tokens(as_written(conversation)) + sum(
-            count(seconds) for count, part in sizes if (seconds := clip_duration_s(part)) is not None
-        )
+        counts = [self.clip_tokens(clip_duration_s(part), is_spoken=spoken) for part, spoken in self.clips(row)]
+        return self.text_tokens(as_written(row)) + sum(counts)
+
+    def clip_tokens(self, duration_s: float | None, *, is_spoken: bool) -> int:
+        """Returns the positions that a clip takes; 0 if nobody knows how long it is."""
+        count = self.spoken_tokens if is_spoken else self.audio_tokens
+        return 0 if duration_s is None or count is None else count(duration_s)
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,10 +76,11 @@ class Measured:
     """The sizes of all rows of a blend."""
 
     rows: SourceRows
-    lengths: Rows  # (N,) tokens of the expanded row
-    target_sizes: Rows  # (N,)
+    lengths: NDArray[np.int32]  # (N,) tokens of the expanded row
+    target_sizes: NDArray[np.int32]  # (N,)
+    loads: NDArray[np.int32]  # (N,) those tokens that are audio
     has_audio: NDArray[np.bool_]  # (N,)
-    tasks: Rows  # (N,) of `task_names`
+    tasks: NDArray[np.int32]  # (N,) of `task_names`
     task_names: list[str]
 
     @property
@@ -73,42 +103,136 @@ class Measured:
             config=config,
             sizes=self.target_sizes,
             has_audio=self.has_audio,
+            loads=self.loads if self.loads.any() else None,
         )
 
 
 def measure(rows: SourceRows, sizes: RowSizes, *, budget: int) -> Measured:
-    """Returns the sizes of all rows; each is read once.
+    """Returns the sizes of all rows; a row is read once, or never again if its sizes are kept.
 
     Raises: ManifestError for a row of more tokens than `budget`, or than the LLM has positions (rows are never cut), or
     one that is no conversation.
     """
-    total = len(rows)
-    lengths, targets, tasks = (np.zeros(total, np.int64) for _ in range(3))
-    measured = Measured(rows, lengths, targets, np.zeros(total, np.bool_), tasks, [])
-    names: dict[str, int] = {}
-    for row in range(total):
-        conversation = rows[row]
-        try:
-            length = sizes.length(conversation)
-            measured.target_sizes[row] = sizes.target_tokens(conversation) if sizes.target_tokens else length
-        except ChatError as error:
-            raise ManifestError(f"{rows.place(row)}: {error}") from None
-        measured.lengths[row] = length
-        _refuse_long(rows, row, conversation.id, length, sizes, budget)
-        measured.has_audio[row] = bool(conversation.heard_parts)
-        measured.tasks[row] = names.setdefault(conversation.task, len(names))
+    total, names = len(rows), dict[str, int]()
+    lengths, targets, loads, tasks = (np.zeros(total, np.int32) for _ in range(4))
+    measured = Measured(rows, lengths, targets, loads, np.zeros(total, np.bool_), tasks, [])
+    for source, first in zip(rows.sources, rows.firsts.tolist(), strict=False):
+        default = source.task or source.name
+        for start in range(0, len(source.manifest), PIECE_ROWS):
+            counted = _piece(source, start, sizes)
+            at = slice(first + start, first + start + len(counted.text))
+            loads[at] = counted.audio_tokens(sizes, rows, at.start)
+            lengths[at] = counted.text + loads[at]
+            targets[at] = counted.targets if sizes.target_tokens else lengths[at]
+            measured.has_audio[at] = counted.has_audio
+            codes = [names.setdefault(name or default, len(names)) for name in counted.task_names.tolist()]
+            tasks[at] = np.array(codes, np.int32)[counted.tasks]
+            _refuse_long(measured, at, sizes, budget)
     measured.task_names.extend(names)
     return measured
 
 
-def _refuse_long(rows: SourceRows, row: int, id: str, length: int, sizes: RowSizes, budget: int) -> None:
+@dataclass(frozen=True, eq=False)
+class _Counted:
+    """What does not change about n rows that stand together, and their c clips."""
+
+    text: NDArray[np.int32]  # (n,)
+    targets: NDArray[np.int32]  # (n,)
+    has_audio: NDArray[np.bool_]  # (n,)
+    tasks: NDArray[np.int32]  # (n,) of `task_names`
+    task_names: NDArray[np.str_]
+    owners: NDArray[np.int32]  # (c,) row of each clip that takes positions; they ascend
+    durations_s: NDArray[np.float64]  # (c,) NaN: the manifest does not say
+    is_spoken: NDArray[np.bool_]  # (c,)
+
+    def audio_tokens(self, sizes: RowSizes, rows: SourceRows, first: int) -> NDArray[np.int32]:
+        """Returns (n,) how many positions the clips of each row take; the rows are those of `rows` from `first` on."""
+        durations_s = self.durations_s.copy()
+        for row in np.unique(self.owners[np.isnan(durations_s)]).tolist():
+            for number, (part, _) in enumerate(sizes.clips(rows[first + row]), int(np.searchsorted(self.owners, row))):
+                durations_s[number] = np.nan if (duration_s := clip_duration_s(part)) is None else duration_s
+        tokens = np.zeros(len(self.text), np.int32)
+        for is_spoken in (False, True):
+            chosen = np.flatnonzero((self.is_spoken == is_spoken) & ~np.isnan(durations_s))
+            different, which = np.unique(durations_s[chosen], return_inverse=True)
+            counts = [sizes.clip_tokens(duration_s, is_spoken=is_spoken) for duration_s in different.tolist()]
+            np.add.at(tokens, self.owners[chosen], np.array(counts, np.int32)[which])
+        return tokens
+
+
+def _piece(source: Source, start: int, sizes: RowSizes) -> _Counted:
+    manifest, end = source.manifest, min(start + PIECE_ROWS, len(source.manifest))
+    data = manifest.raw_rows(start, end)
+    if not sizes.key or len(manifest) < MIN_KEPT_ROWS:
+        return _count(source, start, data, sizes)
+    asked = f"{sizes.key} {sizes.target_tokens is not None} {sizes.spoken_tokens is not None} "
+    name = hashlib.sha256(asked.encode() + hashlib.sha256(data).digest())
+    path = manifest.path.absolute().parent / FOLDER / f"{name.hexdigest()[:32]}.npz"
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as kept:
+            return _Counted(**kept)
+    except (FileNotFoundError, NotADirectoryError):
+        log.info("%s: counting the tokens of rows %d to %d, once", manifest.path, start + 1, end)
+    except (OSError, ValueError, EOFError, TypeError, KeyError, zipfile.BadZipFile) as error:
+        log.warning("%s: cannot be read (%s); its rows are counted again", path, error)
+    counted = _count(source, start, data, sizes)
+    _keep(path, counted)
+    return counted
+
+
+def _keep(path: Path, counted: _Counted) -> None:
+    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        path.parent.mkdir(exist_ok=True)
+        with open(temporary, "wb") as file:
+            np.savez(file, **vars(counted))
+        os.replace(temporary, path)
+    except OSError as error:
+        log.info("%s: sizes of rows are not kept (%s)", path.parent, error.strerror)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def _count(source: Source, start: int, data: bytes, sizes: RowSizes) -> _Counted:
+    manifest, names = source.manifest, dict[str, int]()
+    text, targets, tasks, has_audio, clips = [], [], [], [], []
+    for number, line in enumerate(data.removesuffix(b"\n").split(b"\n")):
+        row = manifest.read(line, start + number)
+        tasks.append(names.setdefault(row.task, len(names)))
+        row = source.named(row)
+        try:
+            text.append(sizes.text_tokens(as_written(row)))
+            targets.append(sizes.target_tokens(row) if sizes.target_tokens else 0)
+            clips += [(number, part.duration_s, spoken) for part, spoken in sizes.clips(row)]
+        except ChatError as error:
+            raise ManifestError(f"{manifest.place(start + number)}: {error}") from None
+        has_audio.append(bool(row.heard_parts))
+    owners, durations_s, is_spoken = zip(*clips, strict=True) if clips else ((), (), ())
+    return _Counted(
+        np.array(text, np.int32),
+        np.array(targets, np.int32),
+        np.array(has_audio, np.bool_),
+        np.array(tasks, np.int32),
+        np.array(list(names), np.str_),
+        np.array(owners, np.int32),
+        np.array(durations_s, np.float64),
+        np.array(is_spoken, np.bool_),
+    )
+
+
+def _refuse_long(measured: Measured, at: slice, sizes: RowSizes, budget: int) -> None:
+    longest = min(budget, budget if sizes.positions is None else sizes.positions)
+    too_long = np.flatnonzero(measured.lengths[at] > longest)
+    if not len(too_long):
+        return
+    row = at.start + int(too_long[0])
+    place, id, length = measured.rows.place(row), measured.rows[row].id, int(measured.lengths[row])
     if length > budget:
         raise ManifestError(
-            f"{rows.place(row)}: row {id!r} has {length} tokens, token_budget is {budget}; "
+            f"{place}: row {id!r} has {length} tokens, token_budget is {budget}; "
             "raise the budget, shorten the row or drop it (rows are never cut)"
         )
-    if sizes.positions is not None and length > sizes.positions:
-        raise ManifestError(
-            f"{rows.place(row)}: row {id!r} has {length} tokens, the LLM holds "
-            f"{sizes.positions}; shorten the row or drop it (rows are never cut)"
-        )
+    raise ManifestError(
+        f"{place}: row {id!r} has {length} tokens, the LLM holds "
+        f"{sizes.positions}; shorten the row or drop it (rows are never cut)"
+    )

@@ -80,7 +80,7 @@ class EpochPlan:
         spans = [slice(self.starts[i], self.starts[i + 1]) for i in self.order[first:end:world_size]]
         return [(self.rows[span], self.cycles[span]) for span in spans]
 
-    def shares(self, labels: NDArray[np.str_] | NDArray[np.int64], sizes: Rows) -> dict[str, float]:
+    def shares(self, labels: NDArray[np.str_] | Rows, sizes: Rows) -> dict[str, float]:
         """Returns label -> share of `sizes` in this epoch; `labels` and `sizes` have one value a row index."""
         names, inverse = np.unique(labels[self.rows], return_inverse=True)
         weights = np.bincount(inverse, weights=sizes[self.rows].astype(np.float64), minlength=len(names))

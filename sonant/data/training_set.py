@@ -4,6 +4,7 @@ speech   any sources, by weight ─┐
 text     any sources, by weight ─┴─ text_share of the target tokens ──▶ plan ──▶ respan, augment, render ──▶ batches
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from sonant.audio.features import FeatureSpec
 from sonant.audio.mel import MelSpec
 from sonant.batch import Batch, CachedFrames, Example, collate, make_example
 from sonant.chat.messages import Conversation
-from sonant.chat.render import render
+from sonant.chat.render import Rendered, render
 from sonant.chat.tokenizer import ChatTokenizer
 from sonant.config import Config
 from sonant.data.blend import Group, Source
@@ -73,12 +74,17 @@ class Ears:
     spoken_tokens: Callable[[float], int] | None = None
 
 
+def unedited(row: Conversation) -> Conversation:
+    """Returns the row as it is: only of such rows are sizes kept from one start to the next."""
+    return row
+
+
 def make_stream(
     data: DataConfig,
     tokenizer: ChatTokenizer,
     ears: Ears,
     *,
-    edit: Callable[[Conversation], Conversation] = lambda row: row,
+    edit: Callable[[Conversation], Conversation] = unedited,
     check: Callable[[Example], None] = lambda example: None,
 ) -> BatchStream:
     """Returns the blend of the manifests; shares are counted in target tokens, lengths in expanded rows.
@@ -109,12 +115,17 @@ def make_stream(
         check(made)
         return made
 
+    @functools.lru_cache(maxsize=1)  # a row is asked about twice
+    def rendered(row: Conversation) -> Rendered:
+        return render(edit(row), tokenizer)
+
     sizes = RowSizes(
-        text_tokens=lambda row: len(render(edit(row), tokenizer).token_ids),
+        text_tokens=lambda row: len(rendered(row).token_ids),
         audio_tokens=ears.audio_tokens,
-        target_tokens=lambda row: int(render(edit(row), tokenizer).loss_mask.sum()),
+        target_tokens=lambda row: int(rendered(row).loss_mask.sum()),
         positions=ears.positions,
         spoken_tokens=ears.spoken_tokens,
+        key=tokenizer.digest if edit is unedited else "",
     )
     return BatchStream(Group("blend", blend), example, sizes=sizes, plan=data.plan, loader=data.loader)
 

@@ -16,7 +16,7 @@ from sonant.chat.tokenizer import ChatTokenizer
 from sonant.config import Config
 from sonant.data.frame_shards import Precision
 from sonant.data.growing_cache import GrowingFrameCache
-from sonant.data.training_set import DataConfig, Ears, make_stream
+from sonant.data.training_set import DataConfig, Ears, make_stream, unedited
 from sonant.evaluate.validation import validator
 from sonant.generate.assistant import Assistant
 from sonant.models.build import SpeechLMConfig
@@ -59,7 +59,7 @@ class Fitting:
     loss: Loss
     train: TrainConfig
     cached: Mapping[FeatureSpec, CachedFrames] = field(default_factory=dict)  # of encoders that need not run
-    edit: Callable[[Conversation], Conversation] = lambda row: row  # what is done to a row of training first
+    edit: Callable[[Conversation], Conversation] = unedited  # what is done to a row of training first
 
 
 def fit(

@@ -23,7 +23,7 @@ from sonant.audio.mel import MelSpec
 from sonant.chat.messages import Conversation, Part, TextPart
 from sonant.chat.spelling import MARKS
 from sonant.data.manifest import Manifest
-from sonant.data.training_set import DataConfig
+from sonant.data.training_set import DataConfig, unedited
 from sonant.errors import ConfigError
 from sonant.models.build import build_speech_lm
 from sonant.models.checkpoint import load_speech_lm
@@ -68,7 +68,7 @@ def main(config: Spectron, run_dir: Path, *, say: Callable[[str], None]) -> Trai
         SpeechLoss(TokenLoss(kl_weight=config.kl_weight), config.loss),
         config.train,
         cached=frames_on_disk(model, config, config.groups, root=config.data.root, say=say),
-        edit=null_text if config.arm == "null_text" else lambda row: row,
+        edit=null_text if config.arm == "null_text" else unedited,
     )
     return fit(model, config, how, run_dir=run_dir, say=say)
 
