@@ -7,7 +7,8 @@ import transformers
 from torch import Tensor, nn
 
 from sonant.audio.features import FeatureSpec
-from sonant.models.encoders.base import EncoderConfig, conv_lengths, valid_mask, zero_padding
+from sonant.models.encoders.base import EncoderConfig, conv_lengths
+from sonant.models.encoders.fast_conformer import encode, pack_blocks
 from sonant.models.parts import PartClass, architecture_of, load_part
 
 _PART = PartClass(
@@ -25,7 +26,7 @@ class ParakeetEncoder(nn.Module):
 
     Its batch norm always uses its running statistics, in training too: a clip's frames then never depend on the
     clips it shares a batch with, and one step on two ranks equals one step on one. Differs from NeMo in that.
-    Source: Rekesh et al. 2023, through transformers' `ParakeetEncoder`; equal to it on one clip.
+    Source: Rekesh et al. 2023, with the modules of transformers' `ParakeetEncoder`; equal to it on one clip.
     """
 
     def __init__(self, config: EncoderConfig) -> None:
@@ -37,6 +38,7 @@ class ParakeetEncoder(nn.Module):
             dtype=config.dtype,
             num_layers=config.num_layers,
         )
+        pack_blocks(self.model)
         settings = self.model.config
         self.architecture = architecture_of(settings)
         self.feature_spec = FeatureSpec.parakeet(num_mels=settings.num_mel_bins)
@@ -63,7 +65,4 @@ class ParakeetEncoder(nn.Module):
 
     def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
         """Returns frames (A, T, dim) of log-mels (A, F, M) with `lengths` (A,)."""
-        features = zero_padding(features, lengths).to(self.model.dtype)
-        mask = valid_mask(lengths.clamp(min=1), features.shape[1])
-        frames = self.model(features, attention_mask=mask).last_hidden_state
-        return zero_padding(frames, self.output_lengths(lengths))
+        return encode(self.model, features.to(self.model.dtype), lengths)
