@@ -5,6 +5,7 @@ import base64
 import contextlib
 import io
 import json
+import math
 import os
 import re
 import subprocess
@@ -161,7 +162,7 @@ class Watch:
     def __init__(self, server: Server) -> None:
         self._server = server
         self.health_ms: list[float] = []
-        self._memory: list[int] = []
+        self._memory: list[tuple[float, int]] = []  # seconds since the watch began, bytes
 
     async def __aenter__(self) -> "Watch":
         self._looking = asyncio.create_task(self._look())
@@ -171,19 +172,23 @@ class Watch:
         self._looking.cancel()
         await asyncio.gather(self._looking, return_exceptions=True)
 
-    def memory_after(self, share: float) -> float:
-        """Returns the bytes held after a share of the time, as the median of a tenth of it."""
-        end = max(1, round(share * len(self._memory)))
-        return percentile(self._memory[max(0, end - max(1, len(self._memory) // 10)) : end], 50)
+    def memory_until(self, seconds: float) -> float:
+        """Returns the bytes held in the first seconds, their median."""
+        return percentile([held for at_s, held in self._memory if at_s <= seconds], 50)
+
+    def memory_of(self, *, last: float) -> float:
+        """Returns the bytes held in the last share of the time, their median."""
+        return percentile([held for _, held in self._memory[-math.ceil(last * len(self._memory)) :]], 50)
 
     async def _look(self) -> None:
+        start = time.perf_counter()
         async with httpx2.AsyncClient(timeout=60.0) as http:
             while True:
                 began = time.perf_counter()
                 with contextlib.suppress(httpx2.HTTPError):
                     await http.get(f"{self._server.url}/health")
                 self.health_ms.append(1000 * (time.perf_counter() - began))
-                self._memory.append(self._server.memory_bytes)
+                self._memory.append((time.perf_counter() - start, self._server.memory_bytes))
                 await asyncio.sleep(LOOK_S)
 
 

@@ -22,6 +22,9 @@ from sonant.serve.settings import ServeConfig
 from sonant.serve.untrusted_audio import AudioDecoder
 from sonant.serve.warm_up import warm_up
 
+# Of oneDNN, which makes one for each shape and keeps 1024: of clips of all lengths, that is 20 MB in a few minutes.
+KEPT_KERNELS = 128
+
 
 def load_service(folder: str | os.PathLike[str], settings: ServeConfig, *, device: str = "cpu") -> Service:
     """Returns the service of the model in `folder`, not yet started.
@@ -58,6 +61,8 @@ def run(service: Service, *, on_ready: Callable[[str], None] = lambda url: None)
     """
     settings = service.settings
     listening = bound(settings)
+    # Read by oneDNN when torch first asks it for a kernel, which is in the warm-up.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KEPT_KERNELS))
     if settings.warm_up:
         asyncio.run(warm_up(service))
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
