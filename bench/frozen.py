@@ -1,6 +1,6 @@
-"""Training with a frozen encoder on the peers' clips: run in every step, cached in the first epoch, read in later ones.
+"""Training with a frozen encoder on the peers' clips: run in every step, cached as it goes, read in later epochs.
 
-BENCH_PEERS=FOLDER names the folder of the peers' harness, with its clips, LLM and results. The model is theirs: a frozen
+BENCH_PEERS=FOLDER names the folder of the peers' harness: clips, LLM, results. The model is theirs: a frozen
 encoder of 3.8M parameters, an adapter that stacks four frames, LoRA of rank 16.
 """
 

@@ -62,15 +62,11 @@ def cache_features(
         settings |= parse_override(text)
     loaded = load_encoder(validate(EncoderConfig, settings, where="the encoder"))
     spec, encode = encoded_spec(loaded), clip_encoder(loaded, device=device)
-    how: dict[str, Any] = {
-        "precision": precision,
-        "shard_bytes": shard_mb << 20,
-        "batch_s": batch_s,
-        "workers": workers,
-    }
+    how: dict[str, Any] = {"shard_bytes": shard_mb << 20, "batch_s": batch_s, "workers": workers}
+    how |= {"encode": encode, "spec": spec, "precision": precision}
     began = time.perf_counter()
     with progress_bar("clips") as progress:
-        report = write_frame_cache(manifests, out, encode=encode, spec=spec, progress=progress, **how)
+        report = write_frame_cache(manifests, out, progress=progress, **how)
     _tell(report, spec, out, time.perf_counter() - began)
     raise typer.Exit(1 if report.left_out else 0)
 
