@@ -23,7 +23,28 @@ EPILOG = """Examples:
     sonant train spectron tiny data.root=runs/spoken --out runs/spectron
 
     sonant train voicetextblender faithful --show   (print the resolved settings, train nothing)
+
+    sonant train wavllm best --plan --devices 8 --memory-gb 80 --peak-tflops 990   (will it fit, and how fast?)
+
+    sonant train voicetextblender tiny --plan --calibrate   (as fast as three steps here say)
 """
+# Of --plan.
+Devices = Annotated[int, typer.Option(min=1, help="--plan: devices, as 8.")]
+MemoryGB = Annotated[float | None, typer.Option(min=0, help="--plan: GB of each device, as 80.")]
+PeakTFLOPS = Annotated[float | None, typer.Option(min=0, help="--plan: of each device, as 990; else measured here.")]
+BandwidthGBs = Annotated[
+    float | None, typer.Option(min=0, help="--plan: GB/s of each device's memory, as 3350, with --peak-tflops.")
+]
+Efficiency = Annotated[
+    float | None, typer.Option(min=0, max=1, help="--plan: share of the peak that is reached, as 0.4.")
+]
+Calibrate = Annotated[
+    bool, typer.Option("--calibrate", help="--plan: measure the efficiency by a few steps here; loads weights.")
+]
+ClipSeconds = Annotated[float, typer.Option(min=0, help="--plan: seconds of a typical clip, as 10.")]
+TextTokens = Annotated[int, typer.Option(min=2, help="--plan: text of a row, template and answer, as 64.")]
+AnswerTokens = Annotated[int, typer.Option(min=1, help="--plan: of those, the answer's, as 32.")]
+JSONOut = Annotated[Path | None, typer.Option("--json", help="--plan: also write it here, as plan.json.")]
 RECIPES = ("voicetextblender", "speechmapper", "wavllm", "spectron")
 
 
@@ -39,6 +60,17 @@ def train(
     out: Annotated[Path, typer.Option(help="The run's folder: log, checkpoints, model.")] = Path("runs/run"),
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out where it stopped.")] = False,
     show: Annotated[bool, typer.Option("--show", help="Print the resolved settings and stop.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Say what a step takes, and stop; loads no weights.")] = False,
+    devices: Devices = 1,
+    memory_gb: MemoryGB = None,
+    peak_tflops: PeakTFLOPS = None,
+    bandwidth_gb_s: BandwidthGBs = None,
+    efficiency: Efficiency = None,
+    calibrate: Calibrate = False,
+    clip_s: ClipSeconds = 10.0,
+    text_tokens: TextTokens = 64,
+    answer_tokens: AnswerTokens = 32,
+    json_out: JSONOut = None,
 ) -> None:
     """Train a recipe. Stops cleanly on Ctrl-C or SIGTERM and resumes exactly with --resume."""
     import yaml
@@ -51,8 +83,13 @@ def train(
     overrides = [s for s in settings or [] if "=" in s] + (["train.resume=true"] if resume else [])
     config = load_config(settings_class, [preset_path(recipe, name) for name in presets], overrides=overrides)
     if show:
-        typer.echo(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
-        return
+        return typer.echo(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+    if plan:
+        from sonant.cli import train_plan
+
+        rates = (peak_tflops, bandwidth_gb_s, efficiency, calibrate)
+        wanted = train_plan.Wanted(devices, memory_gb, *rates, clip_s, text_tokens, answer_tokens)
+        return train_plan.plan(config, wanted, out=json_out, say=typer.echo)
     out.mkdir(parents=True, exist_ok=True)
     # A refused run must not change the settings of the one it met.
     if leads() and (resume or not (out / "config.yaml").exists()):

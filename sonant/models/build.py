@@ -130,7 +130,10 @@ def _start_as_cascade(adapter: CTCPoolingAdapter, encoders: list[SpeechEncoder])
 
 def _embedding_table(llm: PreTrainedModel) -> Tensor:
     """(V, D): the weight itself where the LLM uses it as it is, a scaled copy where it scales (Gemma)."""
-    weight: Tensor = llm.get_input_embeddings().weight
+    embeddings = llm.get_input_embeddings()
+    weight: Tensor = embeddings.weight
+    if weight.is_meta and type(embeddings) is nn.Embedding:  # no numbers to compare, and no class of one that scales
+        return weight
     every = torch.arange(len(weight), device=weight.device)[None]
     if not weight.is_meta and torch.equal(token_embeddings(llm, every[:, :1])[0], weight[:1]):
         return weight

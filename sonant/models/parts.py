@@ -13,6 +13,7 @@ from typing import Any
 import huggingface_hub.errors
 import torch
 import transformers
+import yaml
 from torch import nn
 
 from sonant.errors import ModelError
@@ -49,8 +50,20 @@ def resolve_part(path: str) -> str:
     return str(root / name)
 
 
+def builds_shapes() -> bool:
+    """Returns whether modules are made on the meta device, so that a part is its config.json and nothing is fetched."""
+    return torch.get_default_device().type == "meta"
+
+
+def published_architectures() -> dict[str, dict[str, Any]]:
+    """Returns hub id -> what its config.json says of its shape (published.yaml, which names the sources)."""
+    text = importlib.resources.files("sonant.models").joinpath("published.yaml").read_text(encoding="utf-8")
+    known: dict[str, dict[str, Any]] = yaml.safe_load(text)
+    return known
+
+
 def read_part_config(path: str) -> dict[str, Any]:
-    """Returns the config.json of a folder or hub id.
+    """Returns the config.json of a folder or hub id; on the meta device of a hub id known here, or in the local cache.
 
     Raises: ModelError if it cannot be found or read, or asks for code of its own (`auto_map`).
     """
@@ -58,9 +71,16 @@ def read_part_config(path: str) -> dict[str, Any]:
     looks_local = os.path.isabs(folder) or path.startswith((".", "~")) or path.count("/") > 1
     if looks_local and not os.path.isdir(folder):
         raise ModelError(f"{path}: there is no such folder; check the path or give a hub id like owner/name")
+    offline = builds_shapes()
+    if offline and not os.path.isdir(folder) and path in (known := published_architectures()):
+        return known[path]
     try:
-        values: dict[str, Any] = transformers.PreTrainedConfig.get_config_dict(folder)[0]
+        values: dict[str, Any] = transformers.PreTrainedConfig.get_config_dict(folder, local_files_only=offline)[0]
     except (OSError, ValueError) as error:
+        if offline and not os.path.isdir(folder):
+            raise ModelError(
+                f"{path}: its shape is not known here; give a folder with its config.json, or an architecture"
+            ) from None
         raise ModelError(f"{path}: cannot read its config.json ({_reason(error)}); check the name") from None
     if not values:
         raise ModelError(f"{path}: has no config.json; give the folder of a Hugging Face model")
@@ -76,7 +96,7 @@ def load_part(
 ) -> Any:
     """Returns the `PreTrainedModel` with the weights at `path`, or with random ones for an `architecture`.
 
-    Random weights are made on the current default device, the meta device included.
+    Random weights are made on the current default device, the meta device included, where weights are never read.
     Raises: ModelError for settings that do not fit and for weights that are missing, not safetensors or unsuitable.
     """
     if path is not None:
@@ -92,7 +112,7 @@ def load_part(
         if not 1 <= num_layers <= whole:
             raise ModelError(f"num_layers={num_layers}: this part has {whole} layers; give 1 to {whole}")
         setattr(config, part.layers_key, num_layers)
-    if path is not None:
+    if path is not None and not builds_shapes():
         return _load_weights(part, path, config=config, dtype=dtype)
     model: nn.Module = part.model_class(config)
     return model.to(getattr(torch, dtype))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from sonant.batch import Batch
+from sonant.train.dry_run import CPU_ATTENTION
 from sonant.train.trainer import Loss
 
 _ADAM_STATES = 2  # numbers of the optimiser for each trained parameter
@@ -28,20 +29,22 @@ class StepCost:
     memory_bytes: int
 
 
-def step_cost(model: nn.Module, loss: Loss, batch: Batch, *, repeats: int = 3) -> StepCost:
+def step_cost(model: nn.Module, loss: Loss, batch: Batch, *, repeats: int = 3, bf16: bool = False) -> StepCost:
     """Returns what a step of `loss` costs; gradients are gone afterwards, weights as they were.
 
-    Only parameters that require gradients are counted as trained.
+    Only parameters that require gradients are counted as trained. bf16: under autocast.
     """
     device = next(model.parameters()).device
     there = batch.to(device)
 
     def step() -> None:
         model.zero_grad(set_to_none=True)
-        loss(model, there).total.backward()
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            total = loss(model, there).total
+        total.backward()
 
     step()  # what is made at the first use is no cost of a step
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
         step()
     memory = _memory(model, step, device)
     seconds = min(_seconds(step, device) for _ in range(repeats))
