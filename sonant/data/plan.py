@@ -271,7 +271,7 @@ def _level(steps: Rows, loads: Rows) -> None:
     Over an epoch, that is: the heaviest batch of a step goes to the place that has least of the other steps. Ranks own
     places, so they are level too, and neither what a step holds nor how many ranks there are changes anything.
     """
-    carried, dealt = np.zeros(steps.shape[1], np.int64), np.zeros_like(steps)
+    carried, dealt = np.zeros(steps.shape[1], np.int64), np.zeros(steps.shape, np.int64)
     for _ in range(2):  # the first round knows the steps before, the second one all others
         for batches, own in zip(steps, dealt, strict=True):
             carried -= own
