@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from sonant.batch import Batch, StepBatches
 from sonant.config import Config
 from sonant.errors import TrainingError
+from sonant.models.matmul import Matmul, fast_matmul
 from sonant.train import distributed, log, optim
 from sonant.train.distributed import Parallel, Ranks
 from sonant.train.log import RunLog
@@ -48,7 +49,7 @@ class TrainConfig(Config):
     weight_decay: float = Field(1e-3, ge=0)  # of groups that do not say
     clip_norm: float | None = Field(1.0, gt=0)
     precision: Literal["fp32", "bf16"] = "fp32"
-    matmul: Literal["highest", "medium"] = "highest"  # of fp32: medium may round what is multiplied, see docs/speed.md
+    matmul: Matmul = "auto"  # which kernels multiply fp32: the fast ones where they are as exact (models/matmul.py)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     parallel: Parallel = "auto"
     activation_checkpointing: ActivationCheckpointing = "none"  # layers: less memory, a third more operations
@@ -125,7 +126,12 @@ def train(
     many steps in a row are not finite, a score is missing or a checkpoint cannot be written; CheckpointError if no
     checkpoint there can be used.
     """
-    with distributed.joined(config.device) as ranks, StopWish(config.max_hours) as wish, _settings(config.matmul):
+    with (
+        distributed.joined(config.device) as ranks,
+        fast_matmul(config.matmul, device=ranks.device) as matmul,
+        StopWish(config.max_hours) as wish,
+        _quiet(),
+    ):
         distributed.check_world_size(ranks.world_size, micro_batches=source.micro_batches)
         distributed.on_rank_zero(lambda: _claim(run_dir, config), ranks=ranks, group=ranks.talk)
         named = optim.name_groups(model, groups, weight_decay=config.weight_decay)
@@ -140,6 +146,7 @@ def train(
         judge = _Judge(unit, config=config, ranks=ranks, run_dir=run_dir, validate=validate, save_model=save_model)
         steps = source.steps(at.epoch, at.epoch_step, rank=ranks.rank, world_size=ranks.world_size)
         stopped: str | None = None
+        chosen: dict[str, Any] = {"matmul": matmul}  # said in the first line that this process logs
         model.train()
         try:
             while at.step < config.steps and stopped is None:
@@ -149,7 +156,8 @@ def train(
                 record, rows, news = stepper.step(
                     item, at, waited_s=waited_s, news=lambda: _News(wish.reason, saver.failed)
                 )
-                book.step(record, rows=rows if config.log_rows else None)
+                book.step(record | chosen, rows=rows if config.log_rows else None)
+                chosen = {}
                 if stepper.hopeless(at):
                     raise TrainingError(_why_hopeless(at, record))
                 if config.validate_every and at.step % config.validate_every == 0:
@@ -351,16 +359,8 @@ def _detached(value: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _settings(matmul: Literal["highest", "medium"]) -> Iterator[None]:
-    """Within, torch multiplies fp32 like that, and does not tell a single process that it is alone.
-
-    (Both are global: not for other threads.)
-    """
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(matmul)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="torch.distributed is .*(disabled|unavailable)")
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)
+def _quiet() -> Iterator[None]:
+    """Within, torch does not tell a single process that it is alone. (Filters are global: not for other threads.)"""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is .*(disabled|unavailable)")
+        yield
