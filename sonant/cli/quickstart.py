@@ -129,6 +129,8 @@ def _next_steps(out: Path, world: Path, results: "dict[str, TaskResult]") -> Non
         f"  model  {out / 'model'}\n  scores {out / 'results.json'}\n  page   {out / 'report.html'}  (open it)\n"
     )
     typer.echo("Next, try:")
+    typer.echo(f"  {sonant} talk {out / 'model'}    (speak with it in the browser; needs: pip install 'sonant[serve]')")
+    typer.echo(f"  {sonant} serve {out / 'model'}   (OpenAI's API, and the same page)")
     typer.echo(f"  {sonant} ask {out / 'model'} {clip}")
     typer.echo(f"  {sonant} evaluate {out / 'model'} --suite tiny --root {world} --out {out.parent / 'unseen_prompts'}")
     typer.echo(f"  {sonant} data check {world}/*/*.jsonl")

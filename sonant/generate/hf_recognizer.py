@@ -6,7 +6,6 @@ Safetensors only, never code that comes with a model.
 """
 
 import os
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ import transformers
 from sonant.chat.messages import AudioPart
 from sonant.errors import ModelError
 from sonant.generate.recognizer import CTCRecognizer, Recognizer, Samples, Tell, by_length, collapse
+from sonant.models.encoders.wavlm import quiet_masks
 from sonant.models.parts import PartClass, load_part, quiet_transformers, read_part_config, resolve_part
 
 WHISPER = "whisper"
@@ -142,10 +142,8 @@ class HFCTCRecognizer:
             return_attention_mask=True,
             return_tensors="pt",
         ).to(self.model.device)
-        with warnings.catch_warnings():
-            # transformers gives torch a float bias beside a bool padding mask; both are right (WavLM).
-            warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask")
-            best = self.model(**inputs).logits.argmax(-1)  # (A, T)
+        quiet_masks()
+        best = self.model(**inputs).logits.argmax(-1)  # (A, T)
         blank = self.model.config.pad_token_id
         return [
             # Collapsed here: tokenizers that drop special tokens drop the blank between two equal letters first.

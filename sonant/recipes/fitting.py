@@ -24,6 +24,7 @@ from sonant.models.checkpoint import copy_speech_lm, save_speech_lm
 from sonant.models.freeze import FreezePlan, GroupConfig
 from sonant.models.parts import resolve_part
 from sonant.models.speech_lm import SpeechLM
+from sonant.serve.settings import Wordings
 from sonant.train.distributed import leads
 from sonant.train.trainer import Loss, TrainConfig, TrainResult, train
 
@@ -47,7 +48,13 @@ class ModelSettings(Config):
     frames: str | None = None
     frames_precision: Precision = "float16"
     save: Literal["trained", "all"] = "trained"  # "all" makes a folder that needs no other
+    wordings: Wordings = Wordings()  # how `sonant serve` asks the model for what it was trained to do
     train: TrainConfig = TrainConfig()
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Returns what a trained model's folder says of its training."""
+        return {"wordings": self.wordings.model_dump(mode="json")}
 
 
 @dataclass(frozen=True)
@@ -100,7 +107,9 @@ def fit(
             groups=groups,
             run_dir=run_dir,
             validate=validator(how.data, Assistant(model, tokenizer, cached=how.cached)),
-            save_model=lambda folder: save_speech_lm(model, tokenizer, folder, include=settings.save),
+            save_model=lambda folder: save_speech_lm(
+                model, tokenizer, folder, include=settings.save, provenance=settings.provenance
+            ),
         )
     if result.stopped is None and leads():
         copy_speech_lm(run_dir / ("last" if result.best_step is None else "best"), run_dir / "model")

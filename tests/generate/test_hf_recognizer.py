@@ -124,7 +124,7 @@ def pipeline(recognizer: Any, part: AudioPart, **asked: Any) -> str:
     return text.strip()
 
 
-@pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask")
+@pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask")  # of the reference, in the test
 @pytest.mark.parametrize("kind", CTC)
 def test_a_batch_of_a_ctc_model_reads_as_its_clips_do_in_the_reference(kind: str, tmp_path: Path) -> None:
     recognizer = load_recognizer(str(save_ctc(tmp_path, kind)))

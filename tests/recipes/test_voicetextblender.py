@@ -1,3 +1,4 @@
+import json
 import random
 from pathlib import Path
 
@@ -18,7 +19,9 @@ from sonant.models.freeze import FreezePlan
 from sonant.models.parts import resolve_part
 from sonant.models.speech_lm import SpeechLM
 from sonant.recipes.voicetextblender import VoiceTextBlender, in_arm, main
+from sonant.serve.settings import trained_wordings
 from sonant.synth.tts import SpeechRequest, load_synthesizer, speak
+from sonant.synth.world.tasks import REPEAT, TRANSLATE
 from sonant.synth.world.text import words
 from sonant.synth.world.voices import voices
 
@@ -98,7 +101,10 @@ def test_every_preset_round_trips_through_its_saved_form(name: str, tmp_path: Pa
 
 
 def test_an_unknown_preset_is_told_with_those_that_exist() -> None:
-    with pytest.raises(ConfigError, match="no preset 'huge' for voicetextblender; presets are best, faithful, gpus1, gpus64, gpus8, tiny"):
+    with pytest.raises(
+        ConfigError,
+        match="no preset 'huge' for voicetextblender; presets are best, faithful, gpus1, gpus64, gpus8, tiny",
+    ):
         preset("huge")
 
 
@@ -118,6 +124,14 @@ def test_the_frozen_llm_arm_has_no_lora_and_trains_the_rest() -> None:
     config = in_arm(preset("tiny", "arm=frozen_llm"))
     assert config.model.lora is None
     assert set(config.groups) == {"adapter"}
+
+
+def test_a_trained_model_says_with_which_words_its_training_asked(tmp_path: Path) -> None:
+    (tmp_path / "provenance.json").write_text(json.dumps(preset("tiny").provenance))
+    wordings = trained_wordings(tmp_path)
+    assert (wordings.translation, wordings.translates_to) == ("translate to german:", "de")
+    assert wordings.translation in TRANSLATE
+    assert wordings.transcription in REPEAT
 
 
 @pytest.mark.recipe
@@ -142,6 +156,7 @@ def test_the_recipe_overfits_eight_clips_that_it_could_not_recognise_before(tmp_
     assert word_error_rate(before, rows) > 40
     main(config, tmp_path / "run", say=lambda text: None)
     assert word_error_rate(Assistant.from_folder(tmp_path / "run" / "model"), rows) == 0
+    assert trained_wordings(tmp_path / "run" / "model").translation == "translate to german:"
 
 
 def word_lists(num: int) -> list[str]:

@@ -323,6 +323,10 @@ def test_dark_and_light_follow_the_system_until_one_is_chosen(browser: Any, url:
     lightness = "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)[0]"
     with opened(browser, url, color_scheme="dark") as page:
         assert page.evaluate(lightness) < 60
+        page.emulate_media(color_scheme="light")
+        assert page.evaluate(lightness) > 200
+        page.emulate_media(color_scheme="dark")
+        assert page.evaluate(lightness) < 60
         page.locator("#theme").click()
         assert page.evaluate(lightness) > 200
         page.reload()

@@ -1,5 +1,6 @@
 """WavLM over raw samples."""
 
+import threading
 import warnings
 
 import torch
@@ -20,6 +21,19 @@ _PART = PartClass(
     # Masks drawn from numpy's global state would make resumed runs differ; an unused mask vector stops DDP.
     fixed={"layerdrop": 0.0, "apply_spec_augment": False, "mask_time_prob": 0.0, "mask_feature_prob": 0.0},
 )
+
+_FILTERS = threading.Lock()
+_MISMATCH = "Support for mismatched key_padding_mask"
+
+
+def quiet_masks() -> None:
+    """Silences one warning of torch for good: transformers gives it a float bias beside a bool mask; both are right.
+
+    `warnings.catch_warnings` would put back, in one thread, the filters of a moment ago of all others.
+    """
+    with _FILTERS:
+        if not any(_MISMATCH in str(pattern) for _, pattern, *_ in warnings.filters):
+            warnings.filterwarnings("ignore", message=_MISMATCH)
 
 
 class WavLMEncoder(nn.Module):
@@ -68,13 +82,11 @@ class WavLMEncoder(nn.Module):
         hidden, _ = self.model.feature_projection(hidden)  # (A, T, dim)
         output_lengths = self.output_lengths(lengths)
         mask = valid_mask(output_lengths.clamp(min=1), hidden.shape[1])
-        with warnings.catch_warnings():
-            # transformers gives torch a float bias beside a bool padding mask; both are right.
-            warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask")
-            if self.layer_weights is None:
-                read = self.model.encoder(hidden, attention_mask=mask).last_hidden_state
-            else:
-                read = weighted_sum(self._states(hidden, mask), self.layer_weights)
+        quiet_masks()
+        if self.layer_weights is None:
+            read = self.model.encoder(hidden, attention_mask=mask).last_hidden_state
+        else:
+            read = weighted_sum(self._states(hidden, mask), self.layer_weights)
         return zero_padding(read, output_lengths)
 
     def _states(self, hidden: Tensor, mask: Tensor) -> list[Tensor]:

@@ -52,8 +52,7 @@ export class SettingsView {
   #nextTheme() {
     const isDark = matchMedia("(prefers-color-scheme: dark)").matches;
     // One click always changes what is seen; back at what the system wants, the system is followed again.
-    const shown = this.settings.theme === "system" ? (isDark ? "dark" : "light") : this.settings.theme;
-    const other = shown === "dark" ? "light" : "dark";
+    const other = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
     this.#set({ theme: (other === "dark") === isDark ? "system" : other });
   }
 
@@ -65,7 +64,7 @@ export class SettingsView {
   }
 
   #show() {
-    document.documentElement.dataset.theme = this.settings.theme;
+    document.dispatchEvent(new CustomEvent("theme", { detail: this.settings.theme }));
     byId("speak").setAttribute("aria-pressed", String(this.settings.speak));
   }
 }

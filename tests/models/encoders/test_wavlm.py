@@ -1,5 +1,7 @@
 """WavLM against transformers' own."""
 
+import threading
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import transformers
 
 from sonant.errors import ModelError
 from sonant.models.encoders.base import EncoderConfig
-from sonant.models.encoders.wavlm import WavLMEncoder
+from sonant.models.encoders.wavlm import WavLMEncoder, quiet_masks
 from sonant.models.parts import quiet_transformers
 
 
@@ -64,3 +66,17 @@ def test_clips_of_weighted_states_are_the_same_alone_and_in_company(architecture
 def test_weighted_states_are_an_option_of_wavlm_alone() -> None:
     with pytest.raises(ValueError, match="weighted_states is an option of wavlm only"):
         EncoderConfig(kind="tiny", path="tiny/encoder", weighted_states=True)
+
+
+def test_many_threads_silence_one_warning_and_leave_the_others() -> None:
+    # `warnings.catch_warnings` in each of them left behind whatever filters the last one to leave had found.
+    before = list(warnings.filters)
+    threads = [threading.Thread(target=quiet_masks) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(warnings.filters) <= len(before) + 1
+    warnings.warn("Support for mismatched key_padding_mask and attn_mask is deprecated.", stacklevel=1)
+    with pytest.raises(UserWarning):
+        warnings.warn("another", stacklevel=1)
