@@ -26,7 +26,9 @@ fuzz         2,400 damaged recordings against a running server
 realtime     turns found in noise, turns in noise alone; end of a turn to the first word over a WebSocket
 page         the page in Chromium: end of speech to the first word on the screen
 batch        8 unequal clips together against each alone
+decoding     greedy decoding against transformers' own generate; steps a second; what a CTC guess saves
 long_audio   a second of audio in clips of 300 s against clips of 3 s: a training step, encoding
+fit          a step planned from shapes beside the real one: operations, memory, time
 cache        frames of a frozen encoder written, read, and trained from
 """
 
@@ -37,6 +39,7 @@ import os
 NAMES = (
     "startup",
     "batch",
+    "decoding",
     "resume",
     "ranks",
     "weak_scaling",
@@ -57,6 +60,7 @@ NAMES = (
     "realtime",
     "builders",
     "cache",
+    "fit",
     "long_audio",
     "speechmapper",
     "wavllm",

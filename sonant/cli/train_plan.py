@@ -45,7 +45,7 @@ def plan(config: Any, wanted: Wanted, *, out: Path | None, say: Callable[[str], 
     real = planned(config, real=True) if wanted.calibrate else [None] * len(stages)
     found = {}
     for stage, with_weights in zip(stages, real, strict=True):
-        rate = machine if with_weights is None else _calibrated(machine, stage, with_weights, row)
+        rate = machine if with_weights is None else calibrated_for(stage, with_weights, row, machine=machine)
         found[stage.name] = _tell(stage, row, _devices(wanted, rate), say=say)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -77,8 +77,8 @@ def _devices(wanted: Wanted, machine: "Machine") -> "Devices":
     return Devices(machine, wanted.devices, memory, "gpu" if gpu else "cpu")
 
 
-def _calibrated(machine: "Machine", stage: "Planned", real: "Planned", row: "Row") -> "Machine":
-    """The machine as a few steps of a few rows of this very model find it."""
+def calibrated_for(stage: "Planned", real: "Planned", row: "Row", *, machine: "Machine") -> "Machine":
+    """Returns the machine with the efficiency that three steps of a quarter of the rows of this very model reach."""
     import torch
 
     from sonant.train.cost import step_cost
@@ -98,7 +98,7 @@ def _calibrated(machine: "Machine", stage: "Planned", real: "Planned", row: "Row
 def _tell(stage: "Planned", row: "Row", devices: "Devices", *, say: Callable[[str], None]) -> dict[str, Any]:
     from sonant.data.plan import check_world
     from sonant.errors import ConfigError
-    from sonant.train.fit import Fit, Step, fit_step, largest_that_fits
+    from sonant.train.fit import Fit, Step, fit_step, largest_that_fits, longest_by_memory
 
     check_world(stage.plan.micro_batches, rank=0, world_size=devices.count)
     rows = stage.num_rows(row)
@@ -120,9 +120,8 @@ def _tell(stage: "Planned", row: "Row", devices: "Devices", *, say: Callable[[st
     )
     longest = most
     if devices.memory_bytes is not None and most:
-        longest = largest_that_fits(
-            lambda s: fit(s, 1).memory_bytes <= devices.usable_bytes, first=row.clip_s, most=most
-        )
+        usable = devices.usable_bytes
+        longest = longest_by_memory(lambda s: fit(s, 1).memory_bytes, usable_bytes=usable, first=row.clip_s, most=most)
     fits = whole.memory_bytes <= devices.usable_bytes
     say(_table(stage, row, whole, devices))
     say(_verdict(stage, whole, devices, longest_s=longest, allowed_s=most))

@@ -7,6 +7,7 @@ held         most that forward and backward hold beside them, followed through t
 gathered     fsdp2: what is whole on every device for a while
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -148,6 +149,27 @@ def part_of(name: str) -> str:
     if not first or (first == "llm" and rest[:1] in (["lm_head"], ["embed_out"])):
         return HEAD
     return first
+
+
+def longest_by_memory(memory_of: Callable[[float], int], *, usable_bytes: float, first: float, most: float) -> float:
+    """Returns the largest value up to `most` whose memory is usable, 0.0 if none is: by the parabola through three.
+
+    Memory grows with a row's length and, by attention, with its square; nothing larger than 3 `first` is tried, since
+    masks of long rows are real.
+    """
+    step = min(first, most / 3)
+    m1, m2, m3 = (float(memory_of(n * step)) for n in (1, 2, 3))
+    square = max(0.0, (m3 - 2 * m2 + m1) / 2)  # of the number of steps
+    linear = (m3 - m1) / 2 - 4 * square
+    at_zero = m1 - linear - square
+    room = usable_bytes - at_zero
+    if room <= 0:
+        return 0.0
+    if square > 1e-6 * abs(linear):
+        steps = (math.sqrt(linear**2 + 4 * square * room) - linear) / (2 * square)
+    else:
+        steps = room / linear if linear > 0 else math.inf
+    return min(most, steps * step)
 
 
 def largest_that_fits(fits: Callable[[float], bool], *, first: float, most: float, within: float = 0.03) -> float:
