@@ -130,7 +130,7 @@ class _Linear:
         base = cast(nn.Linear, module.get_base_layer() if isinstance(module, LoraLinear) else module)
         self.weight, self.bias = base.weight, base.bias
         self.down: Tensor | None = None
-        if isinstance(module, LoraLinear) and lora:
+        if isinstance(module, LoraLinear) and lora and not module.disable_adapters:
             self.down, self.up = module.lora_A[PEFT_NAME].weight, module.lora_B[PEFT_NAME].weight
             self.scaling: float = module.scaling[PEFT_NAME]
 

@@ -17,6 +17,7 @@ from sonant.errors import RequestError
 from sonant.export import hugging_face
 from sonant.generate import engine
 from sonant.generate.assistant import Assistant
+from sonant.generate.llm_step import LeanLLM
 from sonant.models.lora import merge_lora, multiply_lora
 from sonant.models.speech_head.head import SpeechHead
 from sonant.models.speech_lm import SpeechLM
@@ -115,13 +116,12 @@ def test_a_joining_row_that_is_read_with_its_padding_is_caught(
 def test_a_cache_that_counts_positions_wrongly_is_caught(
     assistant: Assistant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forward = assistant.model.llm.forward
+    read = LeanLLM.__call__
 
-    def late(*args: Any, position_ids: Tensor | None = None, **rest: Any) -> Any:
-        decoding = position_ids is not None and position_ids.shape[1] == 1
-        return forward(*args, position_ids=position_ids + 1 if decoding else position_ids, **rest)
+    def late(self: LeanLLM, embeds: Tensor, positions: Tensor, *rest: Any) -> Tensor:
+        return read(self, embeds, positions + 1 if positions.shape[1] == 1 else positions, *rest)
 
-    monkeypatch.setattr(assistant.model.llm, "forward", late)
+    monkeypatch.setattr(LeanLLM, "__call__", late)
     found = certified(assistant, tmp_path, "one pass", "batched")
     assert verdicts(found) == {"one pass": "differs", "batched": "equal"}
 
