@@ -1,6 +1,7 @@
 """Long clips in windows: as many frames as without, the same ones where the context is the same, at a steady cost."""
 
 import copy
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 from sonant.audio.features import FeatureSpec
 from sonant.config import validate
 from sonant.errors import ConfigError, ModelError
+from sonant.models.build import SpeechLMConfig, build_speech_lm
+from sonant.models.checkpoint import load_speech_lm, save_speech_lm
 from sonant.models.encoders.base import EncoderConfig, conv_lengths, zero_padding
 from sonant.models.encoders.identity import encoded_spec
 from sonant.models.encoders.load import load_encoder
@@ -41,6 +44,13 @@ class NearEncoder(nn.Module):
         self.calls.append(len(features))
         frames = self.conv(zero_padding(features, lengths).transpose(1, 2)).transpose(1, 2)
         return zero_padding(frames, self.output_lengths(lengths))
+
+
+class NoTokenizer:
+    """What a checkpoint asks of one."""
+
+    def save(self, folder: Path) -> None:
+        pass
 
 
 def in_small_windows(encoder: Any) -> Any:
@@ -135,3 +145,16 @@ def test_windows_too_short_for_their_overlap_or_for_a_frame_are_refused(build: A
         in_windows(build("wavlm"), window_s=10.0, overlap_s=0.0)
     with pytest.raises(ModelError, match="give a longer window_s"):
         in_windows(build("seamless"), window_s=2.0, overlap_s=1.9)
+
+
+def test_a_checkpoint_keeps_its_windows(tmp_path: Path) -> None:
+    encoder = {"kind": "tiny", "architecture": ARCHITECTURES["tiny"], "window_s": 2.0, "overlap_s": 0.4}
+    llm = {"model_type": "llama", "vocab_size": 30, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
+    config = {"encoders": [encoder], "adapter": {"kind": "stack_mlp"}, "llm": {"architecture": llm}}
+    model = build_speech_lm(SpeechLMConfig.model_validate(config))
+    save_speech_lm(model, NoTokenizer(), tmp_path / "model")
+    saved: Any = model.encoders[0]
+    loaded: Any = load_speech_lm(tmp_path / "model").encoders[0]
+    features, lengths = torch.randn(1, 900, 80), torch.tensor([900])
+    assert (loaded.window_frames, loaded.side_frames) == (50, 5)
+    torch.testing.assert_close(loaded(features, lengths), saved(features, lengths), atol=1e-6, rtol=0)
