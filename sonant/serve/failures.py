@@ -136,6 +136,8 @@ def _malformed(faults: list[dict[str, Any]]) -> RefusedError:
             what = "this server does not support this; leave it out"
         case "json_invalid":
             where, what = "", "the body is not valid JSON"
+        case "model_attributes_type" if not where:
+            what = "send a JSON object, with the header Content-Type: application/json"
         case _:
             what = str(first["msg"])
             what = what if len(what) <= MAX_WORDS else what[: MAX_WORDS - 3] + "..."  # some quote what was sent

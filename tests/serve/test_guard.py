@@ -315,6 +315,14 @@ def test_a_server_that_is_about_to_stop_says_so_to_load_balancers() -> None:
         assert (answer.status_code, answer.json()) == (503, {"status": "closing"})
 
 
+def test_json_that_is_not_called_json_is_told_how(client: TestClient) -> None:
+    # What `curl -d` sends unless it is told otherwise.
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    answer = client.post("/v1/chat/completions", content=json.dumps(HELLO), headers=headers)
+    assert answer.status_code == 400
+    assert "Content-Type: application/json" in answer.json()["error"]["message"]
+
+
 def test_metrics_tell_routes_by_their_templates_and_what_the_answerer_does(client: TestClient) -> None:
     client.post("/v1/chat/completions", json=HELLO)
     client.get("/v1/models/tiny")

@@ -125,7 +125,8 @@ class _Connection:
         while not self._service.doors.closing or self._asked:
             await anyio.sleep(_LOOK_S)
         with contextlib.suppress(WebSocketDisconnect):
-            await self._close(RefusedError(f"{_CLOSING}; open another session", code="closing"), code=GOING_AWAY)
+            ending = RefusedError(f"{_CLOSING}; open another session", status=503, code="closing")
+            await self._close(ending, code=GOING_AWAY)
 
     async def _close(self, ending: RefusedError, *, code: int) -> None:
         await self._step(self._session.refuse, ending)
