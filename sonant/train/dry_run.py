@@ -112,7 +112,7 @@ def dry_step(
     """
     counting = _Counting()
     model.zero_grad(set_to_none=True)
-    names = {id(module): parts(name) for name, module in model.named_modules()}
+    names = {id(module): parts(name) for name, module in model.named_modules() if name}
     attention = _fused_attention() if fused_attention else contextlib.nullcontext()
     with _told_of_parts(counting, model, names), attention, counting:
         for batch in batches:
@@ -136,6 +136,8 @@ def _told_of_parts(counting: "_Counting", model: nn.Module, names: Mapping[int, 
 
     def leave(module: nn.Module, inputs: Any, output: Any) -> None:
         part, counting.part = counting.part, before.pop()
+        if id(module) not in names:
+            return  # the whole model, whose output is that of its last part
         for tensor in tree_leaves(output):
             if isinstance(tensor, Tensor) and tensor.requires_grad:
                 tensor.register_hook(lambda gradient: setattr(counting, "part", part))

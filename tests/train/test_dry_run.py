@@ -37,7 +37,7 @@ def test_the_operations_of_a_step_are_those_of_the_real_one() -> None:
         Squares()(model, batch).total.backward()
     model.zero_grad()
     mode = shapes_of(model)
-    step = dry_step(model, Squares(), [empty(mode, 16, 64)], parts=lambda name: name or "none")  # type: ignore[list-item]
+    step = dry_step(model, Squares(), [empty(mode, 16, 64)])  # type: ignore[list-item]
     assert sum(step.flops.values()) == counter.get_total_flops()
     assert step.flops["0"] == 2 * 2 * 16 * 64 * 64  # nothing is asked of the first layer's input
     assert step.flops["2"] == 3 * 2 * 16 * 64 * 32
@@ -47,8 +47,8 @@ def test_what_is_held_is_the_activations_then_the_gradients() -> None:
     model = nn.Sequential(nn.Linear(64, 64, bias=False))
     mode = shapes_of(model)
     wide = dry_step(model, Squares(), [empty(mode, 1000, 64)])  # type: ignore[list-item]
-    # The layer's output, its square, and in backward their gradients: input and weight were there before.
-    assert 2 * 4 * 1000 * 64 <= wide.peak_bytes <= 4 * 4 * 1000 * 64 + 4 * 64 * 64
+    # The layer's output and its square, in backward a few as large: input and weight were there before.
+    assert 2 <= wide.peak_bytes / (4 * 1000 * 64) <= 6
     narrow = dry_step(model, Squares(), [empty(mode, 1, 64)] * 2)  # type: ignore[list-item]
     assert narrow.peak[GRADIENTS] == 4 * 64 * 64
     assert all(p.grad is None for p in model.parameters())
