@@ -24,8 +24,10 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 from transformers.masking_utils import sdpa_mask
 
 PACKED_SDPA = "sonant_packed_sdpa"  # sdpa, and with `pack` given, of each row alone
-_MULTIPLE = 16  # a pack is this long or twice, thrice ...: kernels made for one shape are found again in the next step
-_SIMILAR = 0.75  # rows stand side by side in attention if the shortest is so much of the longest
+# Sizes are rounded up to these: oneDNN makes a kernel for each shape it meets, and finds it again in a later step.
+_MULTIPLE = 32  # of the positions of a pack
+_WIDTH_MULTIPLE = 16  # of the rows of a group
+_SIMILAR = 0.6  # rows stand side by side in attention if the shortest is so much of the longest
 _MOST_SCORES = 1024  # positions of a row of which all attention scores are kept
 _NEEDS_SDPA = ("softcap", "s_aux", "position_bias", "cache")  # arguments that our products do not know
 
@@ -93,7 +95,8 @@ class Pack:
         while lengths and lengths[0]:
             similar = [n for n in lengths if n and n >= _SIMILAR * lengths[0]]
             stop = start + sum(similar)
-            groups.append((slice(start, stop), Pack(tuple(similar), similar[0], self.device)))
+            width = -(-similar[0] // _WIDTH_MULTIPLE) * _WIDTH_MULTIPLE
+            groups.append((slice(start, stop), Pack(tuple(similar), width, self.device)))
             lengths, start = lengths[len(similar) :], stop
         return groups
 

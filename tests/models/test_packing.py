@@ -32,10 +32,10 @@ def test_a_pack_holds_what_counts_and_gives_it_back() -> None:
 
 def test_rows_of_about_one_length_attend_side_by_side() -> None:
     pack = Pack.of(torch.tensor([4, 40, 0, 36, 31, 12]), 40)
-    assert [(where, group.lengths) for where, group in pack.groups] == [
-        (slice(0, 107), (40, 36, 31)),
-        (slice(107, 119), (12,)),
-        (slice(119, 123), (4,)),
+    assert [(where, group.lengths, group.width) for where, group in pack.groups] == [
+        (slice(0, 107), (40, 36, 31), 48),
+        (slice(107, 119), (12,), 16),
+        (slice(119, 123), (4,), 16),
     ]
 
 
@@ -79,7 +79,7 @@ def test_nothing_is_computed_for_padding() -> None:
     llm.get_decoder().layers[0].mlp.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[:2]))
     embeds, lengths = rows(llm)
     final_hidden(llm, embeds, lengths)
-    assert seen == [(1, 32)]  # 25 positions, filled up to a multiple of 16
+    assert seen == [(1, 32)]  # 25 positions, filled up to a multiple of 32
 
 
 def test_rows_of_one_length_stay_side_by_side() -> None:

@@ -22,6 +22,8 @@ from transformers.models.parakeet.modeling_parakeet import (
 from sonant.models.encoders.base import conv_lengths, valid_mask, zero_padding
 from sonant.models.packing import Pack
 
+_LINE = 16  # frames: the line of all clips is as long or twice, thrice ..., so that kernels of one shape serve again
+
 
 class PackedBlock(ParakeetEncoderBlock):
     """A block that reads a pack; its modules are those of the class it replaces."""
@@ -47,7 +49,7 @@ def encode(model: ParakeetEncoder, features: Tensor, lengths: Tensor) -> Tensor:
     frames, frame_lengths = _subsample(model.subsampling, zero_padding(features, lengths), lengths)
     pack = Pack.of(frame_lengths, frames.shape[1])
     hidden = pack.pack(frames) * model.input_scale
-    longest = max(1, *pack.lengths)
+    longest = max((group.width for _, group in pack.groups), default=1)
     positions = model.encode_positions(hidden.new_empty(1, longest, hidden.shape[2]))
     hidden = F.dropout(hidden, p=model.dropout, training=model.training)
     positions = F.dropout(positions, p=model.dropout_positions, training=model.training)
@@ -66,14 +68,17 @@ def _subsample(module: ParakeetEncoderSubsamplingConv2D, features: Tensor, lengt
     width = int(sizes.max())
     line = Pack.of(sizes, width)
     hidden = line.pack(F.pad(features, (0, 0, 0, width - features.shape[1])))[:, : line.num_positions, :, None]
+    hidden = F.pad(hidden, (0, 0, 0, 0, 0, -line.num_positions % (_LINE * factor)))
     first = True
     for layer in module.layers:
         if isinstance(layer, nn.Conv2d) and layer.stride != (1, 1):
             lengths = conv_lengths(lengths, kernel=module.kernel_size, stride=module.stride, padding=module.padding)
             sizes, width = sizes // module.stride, width // module.stride
             line = Pack.of(sizes, width)
+            hidden = (_first_convolution if first else _channels_last)(layer, hidden)
             is_clip = line.pack(valid_mask(lengths, width))[0, : line.num_positions]
-            hidden = (_first_convolution if first else _channels_last)(layer, hidden) * is_clip[:, None, None]
+            is_clip = F.pad(is_clip, (0, hidden.shape[1] - line.num_positions))
+            hidden = hidden * is_clip[:, None, None]
             first = False
         elif isinstance(layer, nn.Conv2d):
             hidden = F.linear(hidden, layer.weight[:, :, 0, 0], layer.bias) * is_clip[:, None, None]
