@@ -125,7 +125,9 @@ def train_steps(model: SpeechLM, data: Path, run: Path, args: argparse.Namespace
         model,
         make_stream(settings, tokenizer, ears),
         loss=TokenLoss(),
-        config=TrainConfig(steps=steps, schedule="constant", save_every=steps, log_every=steps, betas=(0.9, 0.999)),
+        config=TrainConfig(
+            steps=steps, schedule="constant", save_every=steps, log_every=steps, betas=(0.9, 0.999), matmul=args.matmul
+        ),
         groups=groups,
         run_dir=run,
     )
@@ -187,6 +189,7 @@ def main() -> None:
     parser.add_argument("--frozen", action="store_true")
     parser.add_argument("--text", action="store_true", help="text-only rows among the speech")
     parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--matmul", default="auto")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--decode", type=int, nargs="*", default=[], help="batch sizes of decoding")
     args = parser.parse_args()
