@@ -28,7 +28,7 @@ _LINE = 16  # frames: the line of all clips is as long or twice, thrice ..., so 
 class PackedBlock(ParakeetEncoderBlock):
     """A block that reads a pack; its modules are those of the class it replaces."""
 
-    def forward(self, hidden: Tensor, positions: Tensor, pack: Pack) -> Tensor:  # type: ignore[override]
+    def forward(self, hidden: Tensor, positions: Tensor, pack: Pack) -> Tensor:
         """Returns (1, N, D) of `hidden` (1, N, D); positions (1, 2 L - 1, D) from L - 1 down, L of the longest clip."""
         hidden = hidden + 0.5 * self.feed_forward1(self.norm_feed_forward1(hidden))
         hidden = hidden + _attend(self.self_attn, self.norm_self_att(hidden), positions, pack)
@@ -75,7 +75,7 @@ def _subsample(module: ParakeetEncoderSubsamplingConv2D, features: Tensor, lengt
             lengths = conv_lengths(lengths, kernel=module.kernel_size, stride=module.stride, padding=module.padding)
             sizes, width = sizes // module.stride, width // module.stride
             line = Pack.of(sizes, width)
-            hidden = (_first_convolution if first else _channels_last)(layer, hidden)
+            hidden = _first_convolution(module, layer, hidden) if first else _channels_last(layer, hidden)
             is_clip = line.pack(valid_mask(lengths, width))[0, : line.num_positions]
             is_clip = F.pad(is_clip, (0, hidden.shape[1] - line.num_positions))
             hidden = hidden * is_clip[:, None, None]
@@ -88,11 +88,11 @@ def _subsample(module: ParakeetEncoderSubsamplingConv2D, features: Tensor, lengt
     return line.unpack(frames)[:, : int(lengths.max())], lengths
 
 
-def _first_convolution(layer: nn.Conv2d, hidden: Tensor) -> Tensor:
+def _first_convolution(module: ParakeetEncoderSubsamplingConv2D, layer: nn.Conv2d, hidden: Tensor) -> Tensor:
     """(1, T, M, 1) -> (1, T', M', C) as one product: kernels for convolutions are slow where there is one channel."""
-    (kernel, _), (stride, _), (padding, _) = layer.kernel_size, layer.stride, layer.padding
-    padded = F.pad(hidden[..., 0], (padding, padding, padding, padding))
-    patches = padded.unfold(1, kernel, stride).unfold(2, kernel, stride).flatten(3)
+    padded = F.pad(hidden[..., 0], (module.padding,) * 4)
+    patches = padded.unfold(1, module.kernel_size, module.stride).unfold(2, module.kernel_size, module.stride)
+    patches = patches.flatten(3)
     return F.linear(patches, layer.weight.flatten(1), layer.bias)
 
 
