@@ -30,6 +30,7 @@ decoding     greedy decoding against transformers' own generate; steps a second;
 long_audio   a second of audio in clips of 300 s against clips of 3 s: a training step, encoding
 fit          a step planned from shapes beside the real one: operations, memory, time
 precision    fp32, the faster kernels of fp32, bf16: CPU time of a step, and 500 steps of loss
+peers        training and decoding beside NeMo and the plain transformers loop
 cache        frames of a frozen encoder written, read, and trained from
 """
 
@@ -41,6 +42,7 @@ NAMES = (
     "startup",
     "batch",
     "decoding",
+    "peers",
     "precision",
     "resume",
     "ranks",

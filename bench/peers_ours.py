@@ -1,36 +1,39 @@
 """Sonant's own runs among the peers': the same clips, LLM and sizes; called by `bench.peers`, one process a run.
 
-    python -m bench.peers_ours FOLDER NAME --encoder whisper|parakeet [--frozen] [--text] [--decode 8 32]
+    python -m bench.peers_ours FOLDER RESULT.json --encoder whisper|parakeet [--frozen] [--text] [--decode 8 32]
 
 Trains by `sonant.train.trainer.train` itself, so that a step holds all that a user's step holds: clipping, the log, the
-guard against what is not finite. What each step took is read from its log. Writes FOLDER/results/NAME.json in the form
-of the peers' `common.write_result`.
+guard against what is not finite. What each step took is read from its log. Writes RESULT.json in the form of the
+peers' `common.write_result`.
 """
 
 import argparse
 import json
+import resource
 import shutil
 import statistics
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from sonant.batch import collate, make_example
+from sonant.audio.features import FeatureSpec
+from sonant.batch import CachedFrames, collate, make_example
 from sonant.chat.messages import AudioPart, Conversation, assistant, user
 from sonant.chat.tokenizer import ChatTokenizer
-from sonant.data.loader import LoaderConfig
 from sonant.data.manifest import write
 from sonant.data.plan import PlanConfig
-from sonant.data.training_set import DataConfig, Ears, make_stream
+from sonant.data.training_set import DataConfig, Ears, SourceConfig, make_stream
 from sonant.generate.engine import generate
 from sonant.generate.sampling import GenerationConfig
 from sonant.models.build import SpeechLMConfig, build_speech_lm
 from sonant.models.freeze import FreezePlan, GroupConfig
 from sonant.models.losses import TokenLoss
 from sonant.models.speech_lm import SpeechLM
+from sonant.recipes.fitting import ModelSettings, kept
+from sonant.recipes.staged import frames_on_disk
 from sonant.train.trainer import TrainConfig, train
 
 WHISPER = {
@@ -61,7 +64,8 @@ PARAKEET = {
         "layerdrop": 0.0,
     },
 }
-STACK = {"whisper": 4, "parakeet": 1}  # LLM positions at 12.5 Hz
+STACK = {"whisper": 4, "parakeet": 1}  # LLM positions at AUDIO_RATE_HZ
+AUDIO_RATE_HZ = 12.5
 TOKENS = 800  # of a step, padding included: about 37 s of audio, as the peers' steps hold
 WARMUP, STEPS, REPEATS = 6, 32, 3
 DECODE_CLIPS, NEW_TOKENS = 64, 32
@@ -102,36 +106,45 @@ def build(data: Path, encoder: str) -> SpeechLM:
 
 
 def train_steps(model: SpeechLM, data: Path, run: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Returns the log's lines of the measured steps."""
+    """Returns the log's lines of the measured steps; with a frozen encoder those after its frames are cached."""
     shutil.rmtree(run, ignore_errors=True)
     write(run / "clips.jsonl", rows_of(data))
     write(run / "text.jsonl", text_rows_of(data))
-    tokenizer = ChatTokenizer.from_folder(data / "llm")
     patterns = {"adapter": ("adapter.*",), "lora": ("llm.*lora_*",)}
     if not args.frozen:
         patterns["encoder"] = ("encoders.*",)
-    groups = FreezePlan({n: GroupConfig(patterns=p, lr=1e-4) for n, p in patterns.items()}).apply(model)
-    settings = DataConfig(
-        root=str(run),
-        speech={"clips": {"manifest": "clips.jsonl"}},
-        text={"text": {"manifest": "text.jsonl"}} if args.text else {},
-        text_share=0.2,
-        plan=PlanConfig(token_budget=TOKENS),
-        loader=LoaderConfig(workers=1),
-    )
-    ears = Ears(model.feature_specs, model.audio_tokens, positions=model.positions)
-    steps = args.steps * REPEATS + WARMUP
-    train(
-        model,
-        make_stream(settings, tokenizer, ears),
-        loss=TokenLoss(),
-        config=TrainConfig(
-            steps=steps, schedule="constant", save_every=steps, log_every=steps, betas=(0.9, 0.999), matmul=args.matmul
+    groups = {n: GroupConfig(patterns=p, lr=1e-4) for n, p in patterns.items()}
+    cached: Mapping[FeatureSpec, CachedFrames] = {}
+    if args.frozen:
+        assert isinstance(model.config, SpeechLMConfig)
+        settings = ModelSettings(model=model.config, frames="frames")
+        cached = frames_on_disk(model, settings, groups, root=str(run), say=lambda text: None)
+    trained = FreezePlan(groups).apply(model)
+    stream = make_stream(
+        DataConfig(
+            root=str(run),
+            speech={"clips": SourceConfig(manifest="clips.jsonl")},
+            text={"text": SourceConfig(manifest="text.jsonl")} if args.text else {},
+            text_share=0.2,
+            plan=PlanConfig(token_budget=TOKENS),
         ),
-        groups=groups,
-        run_dir=run,
+        ChatTokenizer.from_folder(data / "llm"),
+        Ears(model.specs_given(cached), model.audio_tokens, cached=cached, positions=model.positions),
     )
-    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()][WARMUP:]
+    first = WARMUP + (stream.plan.epoch(0).num_steps if args.frozen else 0)
+    steps = first + args.steps * REPEATS
+    config = TrainConfig(
+        steps=steps,
+        schedule="constant",
+        save_every=steps,
+        log_every=steps,
+        betas=(0.9, 0.999),
+        precision=args.precision,
+        matmul=args.matmul,
+    )
+    with kept(cached):
+        train(model, stream, loss=TokenLoss(), config=config, groups=trained, run_dir=run)
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()][first:]
 
 
 def spread(values: Iterable[float]) -> dict[str, float]:
@@ -145,11 +158,12 @@ def rates(lines: list[dict[str, Any]], steps: int) -> dict[str, Any]:
     repeats = [lines[i : i + steps] for i in range(0, len(lines), steps)]
     audio = [sum(x["audio_s_per_s"] * x["seconds"] for x in r) / sum(x["seconds"] for x in r) for r in repeats]
     tokens = [sum(x["tokens_per_s"] * x["seconds"] for x in r) / sum(x["seconds"] for x in r) for r in repeats]
+    positions = [token + AUDIO_RATE_HZ * heard for token, heard in zip(tokens, audio, strict=True)]
     return {
         "steps_per_repeat": [len(r) for r in repeats],
         "audio_s_per_step": statistics.mean(x["audio_s_per_s"] * x["seconds"] for x in lines),
         "audio_s_per_s": spread(audio),
-        "text_tokens_per_s": spread(tokens),
+        "positions_per_s": spread(positions),  # of the LLM: text and audio
         "ms_per_step": spread(1e3 * statistics.median(x["seconds"] for x in r) for r in repeats),
         "data_share": sum(x["data_s"] for x in lines) / sum(x["seconds"] for x in lines),
         "first_loss": lines[0]["loss"],
@@ -171,6 +185,7 @@ def decode(model: SpeechLM, data: Path, *, batch_size: int) -> dict[str, Any]:
             said = generate(model, collate(made), config=config, stop_ids=frozenset())
             assert all(len(answer) == NEW_TOKENS for answer in said)
 
+    questions.sort(key=lambda row: row.audio_parts[0].duration_s or 0)  # as Assistant.replies does
     answer(questions[:8])
     seconds = []
     for _ in range(REPEATS):
@@ -184,21 +199,25 @@ def main() -> None:
     """Measures one run."""
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
-    parser.add_argument("name")
+    parser.add_argument("result", type=Path)
     parser.add_argument("--encoder", choices=["whisper", "parakeet"], required=True)
     parser.add_argument("--frozen", action="store_true")
     parser.add_argument("--text", action="store_true", help="text-only rows among the speech")
     parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--precision", default="fp32")
     parser.add_argument("--matmul", default="auto")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--decode", type=int, nargs="*", default=[], help="batch sizes of decoding")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    model = build(args.folder / "data", args.encoder)
-    lines = train_steps(model, args.folder / "data", args.folder / "runs" / args.name, args)
-    result = {"system": "Sonant", "variant": args.name, "train": rates(lines, args.steps)}
+    data = args.folder / "data"
+    model = build(data, args.encoder)
+    lines = train_steps(model, data, args.folder / "runs" / args.result.stem, args)
+    result = {"system": "Sonant", "variant": args.result.stem, "train": rates(lines, args.steps)}
     model.eval()
-    result |= {"decode": {n: decode(model, args.folder / "data", batch_size=n) for n in args.decode}}
+    result |= {"decode": {n: decode(model, data, batch_size=n) for n in args.decode}}
+    result["peak_rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    args.result.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result))
 
 
