@@ -11,6 +11,7 @@ from pydantic import BeforeValidator
 from sonant.audio.augment import AugmentConfig, Augmenter
 from sonant.audio.features import FeatureSpec
 from sonant.batch import CachedFrames
+from sonant.chat.endpoint_wordings import EndpointWordings
 from sonant.chat.messages import Conversation
 from sonant.chat.tokenizer import ChatTokenizer
 from sonant.config import Config
@@ -24,7 +25,6 @@ from sonant.models.checkpoint import copy_speech_lm, save_speech_lm
 from sonant.models.freeze import FreezePlan, GroupConfig
 from sonant.models.parts import resolve_part
 from sonant.models.speech_lm import SpeechLM
-from sonant.serve.settings import Wordings
 from sonant.train.distributed import leads
 from sonant.train.trainer import Loss, TrainConfig, TrainResult, train
 
@@ -48,7 +48,7 @@ class ModelSettings(Config):
     frames: str | None = None
     frames_precision: Precision = "float16"
     save: Literal["trained", "all"] = "trained"  # "all" makes a folder that needs no other
-    wordings: Wordings = Wordings()  # how `sonant serve` asks the model for what it was trained to do
+    wordings: EndpointWordings = EndpointWordings()  # how `sonant serve` asks the model for what it was trained to do
     train: TrainConfig = TrainConfig()
 
     @property

@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, SecretStr
+from pydantic import Field, SecretStr
 
+from sonant.chat.endpoint_wordings import EndpointWordings
 from sonant.config import Config, validate
 from sonant.errors import ConfigError
 
@@ -15,30 +16,6 @@ MIB = 1024 * 1024
 
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
-
-
-def _with_colon(value: Any) -> Any:
-    match value:
-        case dict() if list(value.values()) == [None]:
-            return f"{next(iter(value))}:"  # YAML takes `repeat:` for a mapping
-    return value
-
-
-Wording = Annotated[str, BeforeValidator(_with_colon)]
-
-
-class Wordings(Config):
-    """How the model is asked in writing for what the audio endpoints do: best the words it was trained with.
-
-    A recording follows its wording. `sonant serve` takes them from the settings, else from `wordings` in the model's
-    provenance.json, else these.
-    """
-
-    transcription: Wording = "transcribe:"
-    translation: Wording = "translate to english:"
-    speech: Wording = "read aloud:"
-    languages: Annotated[tuple[str, ...], Field(min_length=1)] = ("en",)  # that it transcribes; verbose_json says [0]
-    translates_to: str = "en"
 
 
 class ServeConfig(Config):
@@ -83,7 +60,7 @@ class ServeConfig(Config):
     media_timeout_s: Seconds = 10.0
 
     # What the audio endpoints ask of the model, and how.
-    wordings: Wordings = Wordings()
+    wordings: EndpointWordings = EndpointWordings()
     # Name -> a recording of whoever lends it, for models that speak in the voice they heard last; null is another name
     # of the model's own, "default".
     voices: dict[str, str | None] = Field(default_factory=dict)
@@ -113,12 +90,12 @@ class ServeConfig(Config):
             )
 
 
-def trained_wordings(folder: str | os.PathLike[str]) -> Wordings:
+def trained_wordings(folder: str | os.PathLike[str]) -> EndpointWordings:
     """Returns the wordings in a model's provenance.json, the default ones if it has none. Raises: ConfigError."""
     path = Path(folder) / "provenance.json"
     try:
         values: Any = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return Wordings()
+        return EndpointWordings()
     wordings = values.get("wordings", {}) if isinstance(values, dict) else {}
-    return validate(Wordings, wordings, where=f"{path}: wordings")
+    return validate(EndpointWordings, wordings, where=f"{path}: wordings")

@@ -18,13 +18,14 @@ from openai import AsyncOpenAI, OpenAI
 from serving import OwnDecoder, serving, wav
 from websockets.asyncio.client import connect
 
+from sonant.chat.endpoint_wordings import EndpointWordings
 from sonant.chat.messages import AudioPart, Conversation, user
 from sonant.errors import ConfigError
 from sonant.generate.assistant import Assistant
 from sonant.serve import running
 from sonant.serve.running import bound, load_service
 from sonant.serve.service import Service
-from sonant.serve.settings import ServeConfig, Wordings, trained_wordings
+from sonant.serve.settings import ServeConfig, trained_wordings
 
 QUESTIONS = ("where does the bear live", "what does the bear eat", "who is the friend of the shark")
 
@@ -70,10 +71,10 @@ def test_a_port_that_is_taken_is_told_in_one_line() -> None:
 
 
 def test_wordings_come_from_the_training_if_it_left_any(tmp_path: Path) -> None:
-    assert trained_wordings(tmp_path) == Wordings()
+    assert trained_wordings(tmp_path) == EndpointWordings()
     provenance = tmp_path / "provenance.json"
     provenance.write_text('{"steps": 5, "wordings": {"transcription": "repeat:", "languages": ["de"]}}')
-    assert trained_wordings(tmp_path) == Wordings(transcription="repeat:", languages=("de",))
+    assert trained_wordings(tmp_path) == EndpointWordings(transcription="repeat:", languages=("de",))
     provenance.write_text('{"wordings": {"transcribe": "repeat:"}}')
     with pytest.raises(ConfigError, match=r"provenance\.json: wordings: unknown key 'transcribe'"):
         trained_wordings(tmp_path)
