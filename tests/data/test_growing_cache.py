@@ -111,7 +111,7 @@ def test_shards_are_written_when_they_are_large_or_old_enough(tmp_path: Path, mo
     cache = growing(tmp_path)
     cache(AudioPart(str(tmp_path / "clips/a.wav"), duration_s=0.2))
     assert shards() == 2
-    monkeypatch.setattr(growing_cache.time, "monotonic", lambda: now + 60)
+    monkeypatch.setattr("sonant.data.growing_cache.time.monotonic", lambda: now + 60)
     cache(parts[0])
     assert shards() == 3
 
