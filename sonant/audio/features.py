@@ -22,6 +22,7 @@ from torch import Tensor
 from sonant.errors import AudioError, ConfigError
 
 _BAND_MELS = 16  # filters of one product
+_FRAMES_MULTIPLE = 64  # frames are multiplied so many at a time: oneDNN makes a kernel for each number it meets
 
 
 @dataclass(frozen=True)
@@ -307,7 +308,9 @@ def _mels(power: Tensor, spec: FeatureSpec) -> Tensor:
     mels   ╲_____╱ . . . .     one product a band
            . . . ╲_______╱
     """
-    return torch.cat([power[:, bins] @ filters for bins, filters in _bands(spec)], dim=1)
+    num_frames = len(power)
+    power = torch.nn.functional.pad(power, (0, 0, 0, -num_frames % _FRAMES_MULTIPLE))
+    return torch.cat([power[:, bins] @ filters for bins, filters in _bands(spec)], dim=1)[:num_frames]
 
 
 @functools.cache
