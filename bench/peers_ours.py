@@ -9,6 +9,7 @@ peers' `common.write_result`.
 
 import argparse
 import json
+import os
 import resource
 import shutil
 import statistics
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from sonant.audio.features import FeatureSpec
 from sonant.batch import CachedFrames, collate, make_example
@@ -34,6 +36,7 @@ from sonant.models.losses import TokenLoss
 from sonant.models.speech_lm import SpeechLM
 from sonant.recipes.fitting import ModelSettings, kept
 from sonant.recipes.staged import frames_on_disk
+from sonant.train import distributed
 from sonant.train.trainer import TrainConfig, train
 
 WHISPER = {
@@ -107,9 +110,12 @@ def build(data: Path, encoder: str) -> SpeechLM:
 
 def train_steps(model: SpeechLM, data: Path, run: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
     """Returns the log's lines of the measured steps; with a frozen encoder those after its frames are cached."""
-    shutil.rmtree(run, ignore_errors=True)
-    write(run / "clips.jsonl", rows_of(data))
-    write(run / "text.jsonl", text_rows_of(data))
+    if distributed.leads():
+        shutil.rmtree(run, ignore_errors=True)
+        write(run / "clips.jsonl", rows_of(data))
+        write(run / "text.jsonl", text_rows_of(data))
+    if dist.is_initialized():
+        dist.barrier()
     patterns = {"adapter": ("adapter.*",), "lora": ("llm.*lora_*",)}
     if not args.frozen:
         patterns["encoder"] = ("encoders.*",)
@@ -126,7 +132,7 @@ def train_steps(model: SpeechLM, data: Path, run: Path, args: argparse.Namespace
             speech={"clips": SourceConfig(manifest="clips.jsonl")},
             text={"text": SourceConfig(manifest="text.jsonl")} if args.text else {},
             text_share=0.2,
-            plan=PlanConfig(token_budget=TOKENS),
+            plan=PlanConfig(token_budget=TOKENS // args.ranks, micro_batches=args.ranks),
         ),
         ChatTokenizer.from_folder(data / "llm"),
         Ears(model.specs_given(cached), model.audio_tokens, cached=cached, positions=model.positions),
@@ -207,18 +213,24 @@ def main() -> None:
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--matmul", default="auto")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--decode", type=int, nargs="*", default=[], help="batch sizes of decoding")
+    parser.add_argument("--decode", type=int, nargs="*", default=[], help="batch sizes of decoding, by one process")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    args.ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    torch.set_num_threads(args.threads // args.ranks)
     data = args.folder / "data"
     model = build(data, args.encoder)
-    lines = train_steps(model, data, args.folder / "runs" / args.result.stem, args)
-    result = {"system": "Sonant", "variant": args.result.stem, "train": rates(lines, args.steps)}
-    model.eval()
-    result |= {"decode": {n: decode(model, data, batch_size=n) for n in args.decode}}
-    result["peak_rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    args.result.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result))
+    result: dict[str, Any] = {"system": "Sonant", "variant": args.result.stem, "ranks": args.ranks}
+    if args.decode:
+        result["decode"] = {n: decode(model.eval(), data, batch_size=n) for n in args.decode}
+    else:
+        with distributed.joined("cpu") as ranks:
+            lines = train_steps(model, data, args.folder / "runs" / args.result.stem, args)
+            rss_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            result["peak_rss_mb"] = sum(distributed.gather_json(rss_mb, group=ranks.talk))
+        result["train"] = rates(lines, args.steps)
+    if distributed.leads():
+        args.result.write_text(json.dumps(result, indent=1) + "\n")
+        print(json.dumps(result))
 
 
 if __name__ == "__main__":
