@@ -33,7 +33,7 @@ OURS = {
     "parakeet_decode": ("--encoder", "parakeet", "--decode", "8", "32"),
     "whisper_decode": ("--encoder", "whisper", "--decode", "8", "32"),
 }
-# Where threads are put to sleep after each product, waking the second one costs our many small products more than it does.
+# Where threads sleep between products, waking the second one costs our many small ones more than it spares them.
 THREADS = {"passive": ("--threads", "1"), "default": ()}
 
 
@@ -67,6 +67,7 @@ def _figures(theirs: dict[str, Any], ours: dict[str, Any], floors: dict[str, flo
     nemo_answers, grouped_answers = (
         theirs[name]["decode"]["clips_per_s"]["median"] for name in ("nemo_salm", "hf_nopad_grouped")
     )
+    waits = [100 * run["train"]["data_share"] for run in ours.values() if "train" in run]
     memory = [run["peak_rss_mb"] for run in (ours["parakeet"], theirs["nemo_salm"])]
     return [
         reported("NeMo SALM / FastConformer class here", [nemo, fast], "audio-s/s"),

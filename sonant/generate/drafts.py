@@ -55,9 +55,12 @@ class Overheard:
 
 
 @contextmanager
-def overhearing(model: SpeechLM) -> Iterator[Overheard]:
-    """Gives what the model hears inside the block."""
+def overhearing(model: SpeechLM, *, wanted: bool) -> Iterator[Overheard]:
+    """Gives what the model hears inside the block; nothing if that is not wanted."""
     heard = Overheard()
+    if not wanted:
+        yield heard
+        return
 
     def listen(module: nn.Module, inputs: tuple[Tensor, Tensor]) -> None:
         heard.frames, heard.lengths = inputs

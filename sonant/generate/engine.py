@@ -91,10 +91,9 @@ class RunningBatch:
     """Answers that are drawn together. Rows join and leave between steps; what a row says does not depend on company.
 
     ```
-    running   q q q q y1 y2     a row joins       q q q q y1 y2     the first one leaves     . q q y1
-              . . q q q  y1     ----------->      . . q q q  y1     ----------------->       q q q y1
-                                q q q (prefill)   . . . q q  q                               (columns that nobody
-                                                  its cache, moved to the right end           has left are cut off)
+    running   q q q q y1 y2     a row joins       q q q q y1 y2     the first one leaves     . . . q q  q
+              q q q . y1 y2     ----------->      q q q . y1 y2     ----------------->       q q q . y1 y2
+                                q q q (prefill)   . . . q q  q      (. is hidden from it)    the last in its place
     ```
 
     A step reads what was drawn last and only then takes in those that have joined since: joining costs the running rows
@@ -128,7 +127,7 @@ class RunningBatch:
         """
         asked = distinct(batch)
         scale = self.model.lora_scale(asked.batch) if self.lora else None
-        with overhearing(self.model) as heard:
+        with overhearing(self.model, wanted=any(config.drafts == "ctc" for config in configs)) as heard:
             spliced = self.model.embed(asked.batch)
         lengths = spliced.lengths if asked.index is None else spliced.lengths[asked.index]
         num_read = lengths.tolist()

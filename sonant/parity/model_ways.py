@@ -19,6 +19,7 @@ from sonant.generate.encode import clip_encoder
 from sonant.generate.engine import RunningBatch, Step
 from sonant.models.checkpoint import load_speech_lm
 from sonant.models.lora import lora_layers, merge_lora
+from sonant.models.packing import reads_packs
 from sonant.models.speech_lm import SpeechLM
 from sonant.parity.compare import Answer, compare
 from sonant.parity.ways import NotApplicable, Roads, Subject, Way, answers, gathered
@@ -53,14 +54,24 @@ def one_pass(subject: Subject) -> Roads:
     return Roads(subject.reference, alone)
 
 
-def as_in_training(subject: Subject) -> Roads:
-    """All questions with their answers in one batch, padded on the right, as a trainer sees them."""
-    return Roads(subject.reference, _read(subject.assistant, _answered(subject)))
+def padded(subject: Subject) -> Roads:
+    """All questions with their answers in one batch, padded on the right."""
+    llm = subject.assistant.model.llm
+    usual = llm.config._attn_implementation
+    if reads_packs(llm):
+        llm.set_attn_implementation("sdpa")
+    try:
+        return Roads(subject.reference, _read(subject.assistant, _answered(subject)))
+    finally:
+        llm.set_attn_implementation(usual)
 
 
 def packed(subject: Subject) -> Roads:
-    """Several rows in one sequence."""
-    raise NotApplicable("not packed: Sonant pads rows and never joins two into one sequence, in training or after it")
+    """All questions with their answers one behind the other in one sequence, as a trainer sees them."""
+    llm = subject.assistant.model.llm
+    if not reads_packs(llm):
+        raise NotApplicable(f"{type(llm).__name__} would mix rows of one sequence, or its attention cannot part them")
+    return Roads(subject.reference, _read(subject.assistant, _answered(subject)))
 
 
 def frames_cached(subject: Subject) -> Roads:
@@ -126,8 +137,8 @@ MODEL_WAYS = (
     Way("batched", "all questions in one batch = each alone", batched),
     Way("joining", "rows that join and leave a running batch = each alone", joining),
     Way("one pass", "question and answer read at once = decoded from a cache of keys and values", one_pass),
-    Way("as in training", "all rows padded on the right, with their answers = each decoded alone", as_in_training),
-    Way("packed", "several rows in one sequence = each alone", packed),
+    Way("padded", "all rows padded on the right, with their answers = each decoded alone", padded),
+    Way("packed", "all rows in one sequence, as in training = each decoded alone", packed),
     Way("frames cached", "frames of the encoders from disk = computed", frames_cached),
     Way("saved and loaded", "the model read from a folder = the one written to it", saved_and_loaded),
     Way("merged", "LoRA added to the weights = beside them", merged),

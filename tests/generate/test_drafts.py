@@ -142,7 +142,7 @@ def test_an_llm_with_a_window_does_without_guesses(monkeypatch: pytest.MonkeyPat
 def test_the_guess_is_what_the_ctc_head_of_the_encoder_heard() -> None:
     model = small_speech_lm()
     batch = make_batch([(4, [(1, 20), (3, 9)]), (3, []), (5, [(2, 30)])])
-    with overhearing(model) as heard:
+    with overhearing(model, wanted=True) as heard:
         model.embed(batch)
     (encoder,) = model.speech_encoders
     expected: list[list[int]] = [[], [], []]
@@ -159,7 +159,7 @@ def test_the_guess_is_what_the_ctc_head_of_the_encoder_heard() -> None:
 def test_without_a_ctc_head_a_guess_is_refused() -> None:
     model = small_speech_lm()
     batch = make_batch([(4, [(1, 20)])])
-    with overhearing(model) as heard, torch.no_grad():
+    with overhearing(model, wanted=True) as heard, torch.no_grad():
         model.embed(batch)
     object.__setattr__(model, "encoders", [torch.nn.Identity()])
     with pytest.raises(RequestError, match="has a CTC head; use adapter ctc_pooling or encoder tiny"):

@@ -19,6 +19,7 @@ from sonant.generate import engine
 from sonant.generate.assistant import Assistant
 from sonant.generate.llm_step import LeanLLM
 from sonant.models.lora import merge_lora, multiply_lora
+from sonant.models.packing import Pack
 from sonant.models.speech_head.head import SpeechHead
 from sonant.models.speech_lm import SpeechLM
 from sonant.parity import model_ways, served
@@ -72,17 +73,19 @@ def test_a_healthy_model_is_certified(parts: dict[str, Any], tmp_path: Path) -> 
     assert found.holds
     assert found.num_tokens == 15
     left = {name for name, verdict in verdicts(found).items() if verdict == "not applicable"}
-    expected = {"packed"} | (set() if "speech_head" in parts else {"spoken"})
+    expected: set[str] = set() if "speech_head" in parts else {"spoken"}
     expected |= {"merged", "exported"} if "prompt_lora" in parts else set()
     expected |= {"merged", "exported apart"} if "lora" in parts else set()
     assert left == expected
 
 
 def test_what_cannot_be_done_says_why(tmp_path: Path) -> None:
-    found = certified(small_assistant(prompt_lora={}), tmp_path, "merged", "packed", "spoken")
+    unpacked = small_assistant(prompt_lora={})
+    unpacked.model.llm.set_attn_implementation("eager")
+    found = certified(unpacked, tmp_path, "merged", "packed", "spoken")
     notes = {finding.way: finding.note for finding in found.findings}
     assert notes["merged"].startswith("refused: this LoRA cannot be merged: each prompt gives it another scale")
-    assert notes["packed"].startswith("not packed: ")
+    assert notes["packed"].startswith("LlamaForCausalLM would mix rows of one sequence")
     assert notes["spoken"] == "this model has no voice"
 
 
@@ -94,9 +97,22 @@ def test_an_adapter_that_looks_at_padding_is_caught(assistant: Assistant, tmp_pa
         return audio + 0.01 * (frames.shape[1] - lengths)[:, None, None], audio_lengths
 
     assistant.model.adapter.forward = leaking
-    found = certified(assistant, tmp_path, "batched", "as in training", "one pass")
-    assert verdicts(found) == {"batched": "differs", "as in training": "differs", "one pass": "equal"}
+    found = certified(assistant, tmp_path, "batched", "padded", "packed", "one pass")
+    differing = dict.fromkeys(("batched", "padded", "packed"), "differs")
+    assert verdicts(found) == differing | {"one pass": "equal"}
     assert not found.holds
+
+
+def test_rows_of_a_pack_that_see_each_other_are_caught(
+    assistant: Assistant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mixed(pack: Pack) -> list[tuple[slice, Pack]]:
+        whole = Pack((pack.num_positions,), pack.num_positions, pack.device)
+        return [(slice(0, pack.num_positions), whole)]
+
+    monkeypatch.setattr(Pack, "groups", property(mixed))
+    found = certified(assistant, tmp_path, "padded", "packed")
+    assert verdicts(found) == {"padded": "equal", "packed": "differs"}
 
 
 def test_a_joining_row_that_is_read_with_its_padding_is_caught(

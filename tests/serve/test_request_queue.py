@@ -8,6 +8,7 @@ import pytest
 from sonant.chat.messages import Conversation, user
 from sonant.errors import BusyError, ClosingError
 from sonant.generate.sampling import GenerationConfig
+from sonant.serve import request_queue
 from sonant.serve.answer import Answer
 from sonant.serve.open_request import OpenRequest
 from sonant.serve.questions import Question
@@ -29,7 +30,7 @@ def with_requests(count: int, test: Callable[[list[OpenRequest]], None]) -> None
 
 def test_in_company_one_waits_a_moment_and_then_takes_the_others_along(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr("sonant.serve.request_queue.perf_counter", lambda: now[0])
+    monkeypatch.setattr(request_queue, "perf_counter", lambda: now[0])
 
     def test(requests: list[OpenRequest]) -> None:
         waiting = RequestQueue(room=9)
@@ -74,7 +75,7 @@ def test_those_who_gave_up_lose_their_place_though_there_is_no_room_to_join() ->
 
 def test_when_to_ask_again_is_told_by_how_fast_answers_were_finished(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr("sonant.serve.request_queue.perf_counter", lambda: now[0])
+    monkeypatch.setattr(request_queue, "perf_counter", lambda: now[0])
 
     def test(requests: list[OpenRequest]) -> None:
         waiting = RequestQueue(room=4)
