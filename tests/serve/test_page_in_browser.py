@@ -321,16 +321,17 @@ def test_a_phone_shows_all_of_it(browser: Any, url: str) -> None:
 
 def test_dark_and_light_follow_the_system_until_one_is_chosen(browser: Any, url: str) -> None:
     lightness = "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)[0]"
+    dark, light = f"{lightness} < 60", f"{lightness} > 200"
     with opened(browser, url, color_scheme="dark") as page:
-        assert page.evaluate(lightness) < 60
+        page.wait_for_function(dark)
         page.emulate_media(color_scheme="light")
-        assert page.evaluate(lightness) > 200
+        page.wait_for_function(light)
         page.emulate_media(color_scheme="dark")
-        assert page.evaluate(lightness) < 60
+        page.wait_for_function(dark)
         page.locator("#theme").click()
-        assert page.evaluate(lightness) > 200
+        page.wait_for_function(light)
         page.reload()
-        assert page.evaluate(lightness) > 200
+        page.wait_for_function(light)
 
 
 def test_what_the_page_computes_of_sound_is_right(page: Any) -> None:
