@@ -89,12 +89,7 @@ def _figures(theirs: dict[str, Any], ours: dict[str, Any], floors: dict[str, flo
         at_least("positions a second with text rows, against speech alone", 1.0, [tokens[0] / tokens[1]], "x"),
         reported("peak memory here / NeMo", memory, "MB"),
         at_most("the same", 0.6, [memory[0] / memory[1]], "x"),
-        at_most(
-            "waiting for data",
-            3,
-            [100 * run["train"]["data_share"] for run in ours.values() if "train" in run],
-            "% of a step",
-        ),
+        at_most("waiting for data", 3, waits, "% of a step"),
     ]
 
 
