@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from sonant.train.machine import Machine
 
 _LONGEST_S = 36_000.0  # ten hours
-_REPEATS = 3
 
 
 @dataclass(frozen=True)
@@ -36,33 +35,43 @@ def plan(config: Any, wanted: Wanted, *, out: Path | None, say: Callable[[str], 
 
     Raises: SonantError for settings that no plan can be made of.
     """
+    from sonant.models.matmul import fast_matmul
     from sonant.recipes.planned import planned
     from sonant.recipes.typical import Row
 
     row = Row(wanted.clip_s, wanted.text_tokens, wanted.answer_tokens)
-    machine = _machine(wanted)
-    stages = planned(config)
-    real = planned(config, real=True) if wanted.calibrate else [None] * len(stages)
-    found = {}
-    for stage, with_weights in zip(stages, real, strict=True):
-        rate = machine if with_weights is None else calibrated_for(stage, with_weights, row, machine=machine)
-        found[stage.name] = _tell(stage, row, _devices(wanted, rate), say=say)
+    stages, found = planned(config), {}
+    with fast_matmul(stages[0].train.matmul, device=_here()):  # as training runs
+        machine = _machine(wanted)
+        real = planned(config, real=True) if wanted.calibrate else [None] * len(stages)
+        for stage, with_weights in zip(stages, real, strict=True):
+            rate = machine if with_weights is None else calibrated_for(stage, with_weights, row, machine=machine)
+            found[stage.name] = _tell(stage, row, _devices(wanted, rate), say=say)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
-def _machine(wanted: Wanted) -> "Machine":
+def _here() -> str:
     import torch
 
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _machine(wanted: Wanted) -> "Machine":
+    from sonant.errors import ConfigError
     from sonant.train.machine import Machine, measure_machine
 
-    if wanted.peak_tflops is not None:
-        peak = 1e12 * wanted.peak_tflops
-        bandwidth = 1e9 * (wanted.bandwidth_gb_s or peak / 1e9 / 300)  # GPUs of these years: 200 to 400 FLOP a byte
-        return Machine("as told", peak, peak, bandwidth, call_s=5e-6, efficiency=wanted.efficiency or 0.5)
-    machine = measure_machine(device="cuda" if torch.cuda.is_available() else "cpu")
-    return machine if wanted.efficiency is None else replace(machine, efficiency=wanted.efficiency)
+    if wanted.peak_tflops is None:
+        machine = measure_machine(device=_here())
+        return machine if wanted.efficiency is None else replace(machine, efficiency=wanted.efficiency)
+    if wanted.calibrate:
+        raise ConfigError("--calibrate measures this machine and --peak-tflops tells of another; give one of them")
+    peak = 1e12 * wanted.peak_tflops
+    # GPUs of these years do 200 to 400 FLOP in the time of a byte.
+    bandwidth = peak / 300 if wanted.bandwidth_gb_s is None else 1e9 * wanted.bandwidth_gb_s
+    efficiency = 0.5 if wanted.efficiency is None else wanted.efficiency
+    return Machine("as told", peak, peak, bandwidth, call_s=5e-6, efficiency=efficiency)
 
 
 def _devices(wanted: Wanted, machine: "Machine") -> "Devices":
@@ -78,21 +87,18 @@ def _devices(wanted: Wanted, machine: "Machine") -> "Devices":
 
 
 def calibrated_for(stage: "Planned", real: "Planned", row: "Row", *, machine: "Machine") -> "Machine":
-    """Returns the machine with the efficiency that three steps of a quarter of the rows of this very model reach."""
-    import torch
+    """Returns the machine as fast as steps of a quarter of the rows of this very model are, operation by operation."""
+    from collections import Counter
 
-    from sonant.train.cost import step_cost
+    from sonant.train.cost import step_time
     from sonant.train.dry_run import dry_step
-    from sonant.train.fit import seconds_of
     from sonant.train.machine import calibrated
 
-    rows = max(1, stage.num_rows(row) // 4)
-    bf16 = stage.train.precision == "bf16"
-    dry = dry_step(stage.model, stage.loss, [stage.batch(row, rows)], bf16=bf16)
-    cost = step_cost(real.model, real.loss, real.batch(row, rows), repeats=_REPEATS, bf16=bf16)
-    predicted = sum(seconds_of(calls, machine) for calls in dry.calls.values())
-    threads = 1 if torch.cuda.is_available() else torch.get_num_threads()  # cost counts the seconds of all cores
-    return calibrated(machine, predicted_s=predicted, measured_s=cost.seconds / threads)
+    rows, bf16 = max(1, stage.num_rows(row) // 4), stage.train.precision == "bf16"
+    batches, fused = [stage.batch(row, rows)], _here() == "cuda"
+    dry = dry_step(stage.model, stage.loss, batches, bf16=bf16, fused_attention=fused)
+    measured = step_time(real.model.to(_here()), real.loss, real.batch(row, rows), bf16=bf16)
+    return calibrated(machine, sum(dry.calls.values(), Counter()), measured)
 
 
 def _tell(stage: "Planned", row: "Row", devices: "Devices", *, say: Callable[[str], None]) -> dict[str, Any]:

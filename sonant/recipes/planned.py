@@ -32,6 +32,7 @@ from sonant.models.parts import read_part_config, resolve_part
 from sonant.models.projector import Head, Projector
 from sonant.models.speech_head.losses import SpeechLoss
 from sonant.models.speech_lm import SpeechLM
+from sonant.recipes.fitting import ModelSettings
 from sonant.recipes.spectron import Spectron
 from sonant.recipes.speechmapper import SpeechMapper
 from sonant.recipes.typical import Row, typical_batch
@@ -93,11 +94,12 @@ def planned(config: Any, *, real: bool = False) -> list[Planned]:
         case VoiceTextBlender():
             config = in_arm(config)
             model, loss = _model(config.model, real=real), TokenLoss(kl_weight=config.kl_weight)
-            return [_stage("train", model, config.groups, loss, config.data.plan, config.train)]
+            cached = _reads_frames(config)
+            return [_stage("train", model, config.groups, loss, config.data.plan, config.train, cached=cached)]
         case Spectron():
             text = TokenLoss(kl_weight=config.kl_weight)
             model, loss = _model(config.model, real=real), SpeechLoss(text, config.loss)
-            cached = config.frames is not None
+            cached = _reads_frames(config)
             return [_stage("train", model, config.groups, loss, config.data.plan, config.train, cached=cached)]
         case WavLLM():
             stages, built = [], _model(config.model, real=real)
@@ -107,13 +109,18 @@ def planned(config: Any, *, real: bool = False) -> list[Planned]:
                 with _meta(real):
                     model = extended(_model(config.model, real=real) if stages else built, stage)
                 loss = TokenLoss(kl_weight=stage.kl_weight, over=config.loss_over)
-                train, cached = stage.train_config(config.train), config.frames is not None
+                train, cached = stage.train_config(config.train), _reads_frames(config)
                 stages.append(_stage(name, model, stage.groups, loss, stage.data.plan, train, cached=cached))
             return stages
         case SpeechMapper():
             return _mapper(config, real=real)
         case _:
             raise ConfigError(f"{type(config).__name__} has no plan")
+
+
+def _reads_frames(settings: ModelSettings) -> bool:
+    """Whether frozen encoders run once, as they do from the second epoch on."""
+    return settings.frames is not None and (settings.frames != "auto" or settings.augment is None)
 
 
 def _mapper(config: SpeechMapper, *, real: bool) -> list[Planned]:

@@ -1,15 +1,18 @@
 """What one training step costs: operations, seconds and memory, so that recipes can be compared before they are run."""
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from sonant.batch import Batch
-from sonant.train.dry_run import CPU_ATTENTION
+from sonant.train.dry_run import CPU_ATTENTION, kind_of
 from sonant.train.trainer import Loss
 
 _ADAM_STATES = 2  # numbers of the optimiser for each trained parameter
@@ -29,27 +32,66 @@ class StepCost:
     memory_bytes: int
 
 
+@dataclass(frozen=True)
+class StepTime:
+    """How long one micro-batch takes, forward and backward, and in which operations.
+
+    by_kind: kind of operation (`sonant.train.dry_run.Call.kind`) -> seconds of all of them; the rest is Python's.
+    """
+
+    seconds: float
+    by_kind: Mapping[str, float]
+
+
 def step_cost(model: nn.Module, loss: Loss, batch: Batch, *, repeats: int = 3, bf16: bool = False) -> StepCost:
     """Returns what a step of `loss` costs; gradients are gone afterwards, weights as they were.
 
     Only parameters that require gradients are counted as trained. bf16: under autocast.
     """
-    device = next(model.parameters()).device
-    there = batch.to(device)
-
-    def step() -> None:
-        model.zero_grad(set_to_none=True)
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            total = loss(model, there).total
-        total.backward()
-
+    device, step = _step(model, loss, batch, bf16=bf16)
     step()  # what is made at the first use is no cost of a step
     with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
         step()
     memory = _memory(model, step, device)
-    seconds = min(_seconds(step, device) for _ in range(repeats))
+    clock = time.perf_counter if device.type == "cuda" else time.process_time
+    seconds = min(_seconds(step, device, clock) for _ in range(repeats))
     model.zero_grad(set_to_none=True)
     return StepCost(int(counter.get_total_flops()), seconds, memory)
+
+
+def step_time(model: nn.Module, loss: Loss, batch: Batch, *, repeats: int = 3, bf16: bool = False) -> StepTime:
+    """Returns how long the fastest of `repeats` steps of `loss` takes, and where the time of as many others went."""
+    device, step = _step(model, loss, batch, bf16=bf16)
+    step()
+    seconds = min(_seconds(step, device, clock_of(device)) for _ in range(repeats))
+    timed = []
+    for _ in range(repeats):
+        with _Timing(device) as timing:
+            step()
+        timed.append(timing.by_kind)
+    model.zero_grad(set_to_none=True)
+    return StepTime(seconds, min(timed, key=lambda by_kind: sum(by_kind.values())))
+
+
+def most_allocated(act: Callable[[], object]) -> int:
+    """Returns the most bytes that `act` held at once on the CPU beside what there was before, as the allocator says."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+        act()
+    events = profiler.profiler.kineto_results.events()  # type: ignore[union-attr]
+    held = most = 0
+    for event in sorted((e for e in events if e.name() == "[memory]"), key=lambda e: e.start_ns()):
+        held += event.nbytes()
+        most = max(most, held)
+    return most
+
+
+def clock_of(device: torch.device) -> Callable[[], float]:
+    """Returns a clock in seconds: of the wall, but where one thread of a CPU works, of that, as if it were idle.
+
+    Several threads do not share all of a step, so that their seconds say less than the wall's.
+    """
+    alone = device.type == "cpu" and torch.get_num_threads() == 1
+    return time.process_time if alone else time.perf_counter
 
 
 def cost_table(costs: Mapping[str, StepCost]) -> str:
@@ -63,13 +105,45 @@ def cost_table(costs: Mapping[str, StepCost]) -> str:
     return "\n".join(lines)
 
 
-def _seconds(step: Callable[[], None], device: torch.device) -> float:
-    clock = time.perf_counter if device.type == "cuda" else time.process_time
+def _step(model: nn.Module, loss: Loss, batch: Batch, *, bf16: bool = False) -> tuple[torch.device, Callable[[], None]]:
+    """The model's device, and forward and backward there, without old gradients."""
+    device = next(model.parameters()).device
+    there = batch.to(device)
+
+    def step() -> None:
+        model.zero_grad(set_to_none=True)
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            total = loss(model, there).total
+        total.backward()
+
+    return device, step
+
+
+def _seconds(step: Callable[[], None], device: torch.device, clock: Callable[[], float]) -> float:
     began = clock()
     step()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return clock() - began
+
+
+class _Timing(TorchDispatchMode):
+    """Within, every operation is timed; views are not, which do nothing."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self.by_kind = defaultdict[str, float](float)
+        self._device, self._clock = device, clock_of(device)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.is_view:
+            return func(*args, **(kwargs or {}))
+        began = self._clock()
+        out = func(*args, **(kwargs or {}))
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        self.by_kind[kind_of(func)] += self._clock() - began
+        return out
 
 
 def _memory(model: nn.Module, step: Callable[[], None], device: torch.device) -> int:

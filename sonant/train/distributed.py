@@ -134,14 +134,17 @@ def parallelize(module: nn.Module, *, layers_of: nn.Module, how: Parallel, ranks
         }
         return DistributedDataParallel(module.to(ranks.device), gradient_as_bucket_view=True, **options)
     mesh = init_device_mesh(ranks.device.type, (ranks.world_size,))
-    for layer in _llm_layers(layers_of):
+    for layer in llm_layers(layers_of):
         fully_shard(layer, mesh=mesh)
     fully_shard(module, mesh=mesh)
     return module.to(ranks.device)
 
 
-def _llm_layers(model: nn.Module) -> list[nn.Module]:
-    # Only the LLM's: a speech encoder may drop layers at random, and ranks that gather different layers would hang.
+def llm_layers(model: nn.Module) -> list[nn.Module]:
+    """Returns the layers that FSDP2 gathers one by one: the LLM's.
+
+    Only those: a speech encoder may drop layers at random, and ranks that gather different layers would hang.
+    """
     root = getattr(model, "llm", model)
     lists = [m for name, m in root.named_modules() if name.split(".")[-1] == "layers" and isinstance(m, nn.ModuleList)]
     return list(lists[0]) if lists else []

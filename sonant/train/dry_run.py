@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from sonant.batch import Batch
+from sonant.models.matmul import fast_matmul
 from sonant.train.trainer import Loss
 
 GRADIENTS = "gradients"
@@ -35,8 +36,9 @@ _BY_MASK = {_aten.index.Tensor, _aten.index_put.default, _aten.index_put_.defaul
 
 @dataclass(frozen=True)
 class Call:
-    """One kind of operation: what it computes and how much it reads and writes."""
+    """One operation: what it computes and how much it reads and writes."""
 
+    kind: str  # as "aten.mm"
     flops: int
     moved_bytes: int
     dtype: torch.dtype  # of its result
@@ -58,6 +60,11 @@ class DryStep:
     def flops(self) -> dict[str, int]:
         """Returns part -> operations of matrix products, convolutions and attention."""
         return {part: sum(call.flops * n for call, n in calls.items()) for part, calls in self.calls.items()}
+
+
+def kind_of(func: Any) -> str:
+    """Returns the kind of an operation of torch, as "aten.mm"."""
+    return str(func._overloadpacket)
 
 
 def shapes_of(model: nn.Module) -> FakeTensorMode:
@@ -107,8 +114,9 @@ def dry_step(
 
     parts: name of a module -> the part that what it does is counted for.
     bf16: under autocast.
-    fused_attention: no attention weights are kept, as on a GPU; else as this machine would do it, whose fused kernels
-        know neither dropout nor the gradient of a bias.
+    fused_attention: no attention weights are kept, as on a GPU; else as this machine does it now (by products of
+        matrices within `sonant.models.matmul.fast_matmul`; its fused kernels know neither dropout nor a bias that
+        trains).
     """
     counting = _Counting()
     model.zero_grad(set_to_none=True)
@@ -179,11 +187,14 @@ class _Counting(TorchDispatchMode):
             return torch.ones((), dtype=args[0].dtype).item()  # what is reported of a loss
         if func in _BY_MASK:
             args = (args[0], [i for index in args[1] for i in _places(index)], *args[2:])
-        out = func(*args, **kwargs)
+        out = _CTC.get(func, func)(*args, **kwargs)
         if isinstance(out, Tensor) and not out.is_floating_point():
             return _guess(func, out)
+        before = {
+            tensor.untyped_storage()._cdata for tensor in given
+        }  # weights, features: a view of them is nothing new
         for tensor in tree_leaves(out):
-            if isinstance(tensor, FakeTensor):
+            if isinstance(tensor, FakeTensor) and tensor.untyped_storage()._cdata not in before:
                 self._hold(tensor)
         if not func.is_view:
             self._count(func, args, kwargs, out, given)
@@ -194,8 +205,8 @@ class _Counting(TorchDispatchMode):
         moved = sum(t.numel() * t.element_size() for t in (*given, *results))
         flops = _FLOPS.get(func._overloadpacket)
         operations = int(flops(*args, **kwargs, out_val=out)) if flops is not None else 0
-        dtype = results[0].dtype if results else torch.float32
-        self.step.calls.setdefault(self.part, Counter())[Call(operations, moved, dtype)] += 1
+        call = Call(kind_of(func), operations, moved, results[0].dtype if results else torch.float32)
+        self.step.calls.setdefault(self.part, Counter())[call] += 1
 
     def _hold(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
@@ -231,7 +242,8 @@ def _fused_attention() -> Iterator[None]:
     usual = F.scaled_dot_product_attention
     F.scaled_dot_product_attention = _fused
     try:
-        yield
+        with fast_matmul("highest"):  # else packed rows are attended by products of matrices on a CPU
+            yield
     finally:
         F.scaled_dot_product_attention = usual
 
@@ -246,8 +258,6 @@ def _fused(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    groups = query.shape[-3] // key.shape[-3] if enable_gqa else 1
-    key, value = (x if groups == 1 else x.repeat_interleave(groups, dim=-3) for x in (key, value))
     mask = None if attn_mask is None else attn_mask.detach()
     kernel = _aten._scaled_dot_product_flash_attention_for_cpu
     attended: Tensor = kernel(query, key, value, 0.0, is_causal, attn_mask=mask, scale=scale)[0]
@@ -255,13 +265,19 @@ def _fused(
 
 
 def _attention_flops(query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
-    return int(flop_counter.sdpa_flop_count(query, key, value))
+    return int(flop_counter.sdpa_flop_count(query, _with_heads(key, query), _with_heads(value, query)))
 
 
 def _attention_backward_flops(
     grad: Any, query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **kwargs: Any
 ) -> int:
+    key, value = _with_heads(key, query), _with_heads(value, query)
     return int(flop_counter.sdpa_backward_flop_count(grad, query, key, value))
+
+
+def _with_heads(shape: Any, query: Any) -> Any:
+    """Keys and values of fewer heads are multiplied as often as queries have heads."""
+    return (*shape[:-3], query[-3], *shape[-2:])
 
 
 # torch counts the attention kernels of GPUs only; from shapes.
@@ -272,6 +288,18 @@ CPU_ATTENTION: dict[Any, Any] = {
 _FLOPS: dict[Any, Any] = {
     **flop_counter.flop_registry,
     **{kernel: flop_counter.shape_wrapper(count) for kernel, count in CPU_ATTENTION.items()},
+}
+
+
+def _ctc(log_probs: Tensor, targets: Tensor, lengths: Tensor, target_lengths: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    """CTC's losses (A,) and what backward keeps (A, T, 2 N + 1), of which torch knows no shapes."""
+    steps, clips, _classes = log_probs.shape
+    return log_probs.new_empty(clips), log_probs.new_empty(clips, steps, 2 * int(target_lengths.max()) + 1)
+
+
+_CTC: dict[Any, Callable[..., Any]] = {
+    _aten._ctc_loss.Tensor: _ctc,
+    _aten._ctc_loss_backward.Tensor: lambda grad, log_probs, *_: torch.empty_like(log_probs),
 }
 
 

@@ -4,22 +4,25 @@ weights      every parameter and buffer, at its type           sharded with fsdp
 gradients    of what trains                                    sharded with fsdp2
 optimiser    AdamW's two states of what trains                 sharded with fsdp2
 held         most that forward and backward hold beside them, followed through the real code (`dry_step`)
+batch        what is heard and how answers sound
 gathered     fsdp2: what is whole on every device for a while
 """
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from sonant.batch import Batch
+from sonant.train.distributed import llm_layers
 from sonant.train.dry_run import GRADIENTS, HEAD, Call, DryStep, dry_step
 from sonant.train.machine import Machine
 from sonant.train.trainer import Loss, TrainConfig
 
+BATCH = "batch"  # features and mels, on the device before a step begins
 _ADAM_STATES = 2  # numbers of the optimiser for each trained parameter
 _GPU_SHARE = 0.95  # of a device's memory: the rest is the driver's, and lost between pieces
 GB = 1e9
@@ -119,7 +122,8 @@ def fit_step(step: Step, devices: Devices) -> Fit:
         fused_attention=devices.kind == "gpu",
     )
     times = step.micro_batches / (2 if kept else 1)
-    parts = _parts(step.model, dry, devices=devices, times=times, shards=devices.count if sharded else 1)
+    shards = devices.count if sharded else 1
+    parts = _parts(step, dry, devices=devices, times=times, shards=shards)
     update_s = _update_seconds(sum(p.optimizer_bytes for p in parts), devices.machine)
     tokens = step.batch.num_rows * step.positions
     whole = step.micro_batches * devices.count
@@ -189,10 +193,10 @@ def largest_that_fits(fits: Callable[[float], bool], *, first: float, most: floa
     return low
 
 
-def _parts(model: nn.Module, dry: DryStep, *, devices: Devices, times: float, shards: int) -> tuple[PartFit, ...]:
+def _parts(step: Step, dry: DryStep, *, devices: Devices, times: float, shards: int) -> tuple[PartFit, ...]:
     weights, trained, weight_bytes, states = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
     gradients = 0
-    for name, parameter in model.named_parameters():
+    for name, parameter in step.model.named_parameters():
         part = part_of(name)
         weights[part] += parameter.numel()
         weight_bytes[part] += -(-_bytes(parameter) // shards)
@@ -200,12 +204,13 @@ def _parts(model: nn.Module, dry: DryStep, *, devices: Devices, times: float, sh
             trained[part] += parameter.numel()
             gradients += _bytes(parameter)
             states[part] += -(-_ADAM_STATES * _bytes(parameter) // shards)
-    for name, buffer in _own_buffers(model):
+    for name, buffer in _own_buffers(step.model):
         weight_bytes[part_of(name)] += _bytes(buffer)
     held = Counter(dry.peak)
     # The update comes when all gradients are there, and little else.
     if sum(held.values()) < gradients:
         held = Counter({GRADIENTS: gradients})
+    held[BATCH] = _batch_bytes(step.batch)
     held[GRADIENTS] = -(-held[GRADIENTS] // shards)
     names = list(dict.fromkeys([*weights, *dry.calls, *held]))
     return tuple(
@@ -225,7 +230,7 @@ def _parts(model: nn.Module, dry: DryStep, *, devices: Devices, times: float, sh
 
 def seconds_of(calls: Mapping[Call, int], machine: Machine) -> float:
     """Returns how long the operations take, one after another."""
-    return sum(n * machine.seconds(call.flops, call.moved_bytes, call.dtype) for call, n in calls.items())
+    return sum(n * machine.seconds(call) for call, n in calls.items())
 
 
 def _update_seconds(optimizer_bytes: int, machine: Machine) -> float:
@@ -235,17 +240,11 @@ def _update_seconds(optimizer_bytes: int, machine: Machine) -> float:
 
 def _gathered(model: nn.Module) -> int:
     """What fsdp2 makes whole: all that is no LLM layer, from forward to the end, and two layers, one ahead."""
-    layers = _llm_layers(model)
+    layers = llm_layers(model)
     inside = {id(p) for layer in layers for p in layer.parameters()}
     rest = sum(_bytes(p) for p in model.parameters() if id(p) not in inside)
     sizes = sorted(sum(map(_bytes, layer.parameters())) for layer in layers)
     return rest + sum(sizes[-2:])
-
-
-def _llm_layers(model: nn.Module) -> Sequence[nn.Module]:
-    root = getattr(model, "llm", model)
-    lists = [m for name, m in root.named_modules() if name.split(".")[-1] == "layers" and isinstance(m, nn.ModuleList)]
-    return list(lists[0]) if lists else []
 
 
 def _own_buffers(model: nn.Module) -> Iterable[tuple[str, Tensor]]:
@@ -255,6 +254,11 @@ def _own_buffers(model: nn.Module) -> Iterable[tuple[str, Tensor]]:
         if buffer.untyped_storage()._cdata not in seen:
             seen.add(buffer.untyped_storage()._cdata)
             yield name, buffer
+
+
+def _batch_bytes(batch: Batch) -> int:
+    sounds = [] if batch.spoken is None else [batch.spoken.mels]
+    return sum(map(_bytes, [*batch.features.values(), *sounds]))
 
 
 def _bytes(tensor: Tensor) -> int:

@@ -4,7 +4,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sonant.train.cost import StepCost, cost_table, step_cost
+from sonant.train.cost import StepCost, cost_table, most_allocated, step_cost, step_time
 
 
 class Squares:
@@ -41,3 +41,23 @@ def test_the_table_compares_with_its_first_line() -> None:
     text = cost_table({"one": StepCost(100, 0.1, 1000), "other": StepCost(300, 0.5, 2000)})
     assert text.splitlines()[1].split()[0] == "one"
     assert "3.00 x FLOP, 5.00 x time" in text.splitlines()[2]
+
+
+def test_the_time_of_a_step_is_known_by_kind_of_operation() -> None:
+    model, batch = nn.Sequential(nn.Linear(64, 64, bias=False), nn.ReLU()), torch.randn(16, 64)
+    time = step_time(model, Squares(), batch)  # type: ignore[arg-type]
+    assert set(time.by_kind) >= {"aten.mm", "aten.relu", "aten.sum"}
+    assert "aten.t" not in time.by_kind  # a view
+    assert min(time.by_kind.values()) > 0
+    assert time.seconds > 0
+    assert model[0].weight.grad is None
+
+
+def test_the_most_that_is_allocated_is_what_lives_together() -> None:
+    def act() -> None:
+        one = torch.empty(1000)
+        two = torch.empty(500)
+        del one
+        torch.empty(200).add(two[:200])
+
+    assert most_allocated(act) == 4 * 1500
