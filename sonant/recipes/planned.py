@@ -90,6 +90,8 @@ def planned(config: Any, *, real: bool = False) -> list[Planned]:
 
     Raises: ModelError for a part whose shape is not known here; ConfigError for a recipe that has no plan.
     """
+    loss: Loss
+    stages: list[Planned] = []
     match config:
         case VoiceTextBlender():
             config = in_arm(config)
@@ -102,7 +104,7 @@ def planned(config: Any, *, real: bool = False) -> list[Planned]:
             cached = _reads_frames(config)
             return [_stage("train", model, config.groups, loss, config.data.plan, config.train, cached=cached)]
         case WavLLM():
-            stages, built = [], _model(config.model, real=real)
+            built = _model(config.model, real=real)
             for name, stage in (("stage1", config.stage1), ("stage2", config.stage2)):
                 if stage is None:
                     continue

@@ -77,7 +77,7 @@ def most_allocated(act: Callable[[], object]) -> int:
     """Returns the most bytes that `act` held at once on the CPU beside what there was before, as the allocator says."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
         act()
-    events = profiler.profiler.kineto_results.events()  # type: ignore[union-attr]
+    events = profiler.profiler.kineto_results.events()
     held = most = 0
     for event in sorted((e for e in events if e.name() == "[memory]"), key=lambda e: e.start_ns()):
         held += event.nbytes()
