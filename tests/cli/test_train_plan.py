@@ -8,6 +8,7 @@ import pytest
 Run = Callable[..., Any]
 
 
+@pytest.mark.recipe
 def test_a_plan_says_whether_it_fits_and_writes_the_same(sonant: Run, tmp_path: Path) -> None:
     told = ("--devices", 8, "--memory-gb", 24, "--peak-tflops", 100, "--clip-s", 3)
     out = sonant(

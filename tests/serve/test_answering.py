@@ -289,7 +289,7 @@ def test_a_cancelled_answer_ends_and_leaves_its_place_to_others(writer: Assistan
     async def work(answerer: Answerer) -> None:
         given_up, waiting = (answerer.submit(Question(QUESTIONS[2], LONG)) for _ in range(2))
         await anext(given_up)
-        threading.Thread(target=given_up.cancel).start()  # from any thread
+        await asyncio.to_thread(given_up.cancel)  # from any thread
         assert len(await heard(given_up)) < 400
         assert text_of(await heard(waiting)) == reply_to(writer, Question(QUESTIONS[2], LONG))
         waiting.cancel()
