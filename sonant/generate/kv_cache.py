@@ -171,7 +171,7 @@ class KVCache(Cache):
 
 
 class _Layer(CacheLayerMixin):
-    """What transformers ask a layer of the cache for: how wide it is."""
+    """What transformers ask a layer of the cache for: how wide it is. They write by `KVCache.update`, never here."""
 
     is_sliding = False
 
@@ -180,12 +180,12 @@ class _Layer(CacheLayerMixin):
         self.cache = cache
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        raise NotImplementedError("the cache writes")
+        raise NotImplementedError("KVCache.update writes every layer")
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        raise NotImplementedError("the cache writes")
+        raise NotImplementedError("KVCache.update writes every layer")
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.cache.width, 0

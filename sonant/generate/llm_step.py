@@ -112,15 +112,11 @@ class _Turn:
 
 class _Norm:
     def __init__(self, module: Any) -> None:
-        self.module = module
         self.weight: Tensor = module.weight
         self.eps: float = module.variance_epsilon
 
     def __call__(self, x: Tensor) -> Tensor:
-        if x.dtype == torch.float32:
-            return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
-        normed: Tensor = self.module(x)  # rounds between the two products
-        return normed
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 
 class _Linear:
@@ -138,10 +134,7 @@ class _Linear:
         y = F.linear(x, self.weight, self.bias)
         if self.down is None:
             return y
-        if self.down.dtype == y.dtype:
-            return y.addmm_(F.linear(x, self.down), self.up.t(), alpha=self.scaling)
-        low = F.linear(x.to(self.down.dtype), self.down)
-        return (y + F.linear(low, self.up) * self.scaling).to(y.dtype)
+        return y.addmm_(F.linear(x, self.down), self.up.t(), alpha=self.scaling)
 
 
 class _LeanLayer:
@@ -191,7 +184,12 @@ def sees_everything(llm: PreTrainedModel) -> bool:
 
 
 def _is_plain(llm: PreTrainedModel) -> bool:
-    """Whether `LeanLLM` does all that this LLM's own forward would do."""
+    """Whether `LeanLLM` does all that this LLM's own forward would do.
+
+    Not in half precision: that rounds in other places here, and an exported model is to say the same tokens.
+    """
+    if llm.dtype != torch.float32:
+        return False
     if type(llm) not in _LEAN or llm.config._attn_implementation not in ("sdpa", PACKED_SDPA):
         return False
     return sees_everything(llm) and all(map(_is_known, llm.get_decoder().modules()))

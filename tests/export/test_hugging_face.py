@@ -168,8 +168,7 @@ def test_half_precision_is_that_of_the_llm_alone(
     dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}
     assert {d for name, d in dtypes.items() if ".llm." in name and "lora_" not in name} == {torch.bfloat16}
     assert {d for name, d in dtypes.items() if ".llm." not in name or "lora_" in name} == {torch.float32}
-    # Their roads round to bfloat16 in other places, and a random model's words are close: later ones may differ.
-    assert [tokens[:2] for tokens in said(model, processor(questions))] == [tokens[:2] for tokens in answers(folder)]
+    assert said(model, processor(questions)) == answers(folder)
     asked = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32, attn_implementation="eager")
     assert {parameter.dtype for parameter in asked.parameters()} == {torch.float32}
     assert asked.speech_lm.llm.config._attn_implementation == "eager"
