@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
     ParakeetFeatureExtractor,
     SeamlessM4TFeatureExtractor,
@@ -210,3 +211,21 @@ def test_frames_of_an_encoder_have_a_width_and_a_rate_and_survive_json():
         FeatureSpec("encoded")
     with pytest.raises(ConfigError, match=r"use FeatureSpec\.encoded"):
         FeatureSpec("waveform", encoder="ear")
+
+
+@pytest.mark.parametrize("name", ["whisper", "tiny"])
+def test_mel_frames_are_multiplied_in_sizes_that_come_again(name: str) -> None:
+    # oneDNN makes a kernel for each size it meets: one for every clip's length took longer than all else of a row.
+    sizes = set()
+
+    class Watching(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func is torch.ops.aten.mm.default:
+                sizes.add(args[0].shape[0])
+            return func(*args, **(kwargs or {}))
+
+    spec = getattr(FeatureSpec, name)()
+    with Watching():
+        lengths = [len(extract(torch.randn(160 * n), spec)) for n in (70, 90, 100, 120, 128, 129)]
+    assert lengths == [70, 90, 100, 120, 128, 129]
+    assert sizes == {128, 192}

@@ -197,3 +197,21 @@ def test_batches_are_ordinary_tensors(data: Group) -> None:
     batch = take(stream_of(data), 1)[0].batches[0]
     assert batch.token_ids.dtype == torch.int64
     assert stream_of(data).micro_batches == 4
+
+
+def test_a_thread_of_the_loader_computes_alone_and_the_model_keeps_its_threads(data: Group) -> None:
+    # A team of OpenMP threads for each of both has libgomp put all of them to sleep between two products.
+    before, found = torch.get_num_threads(), set()
+
+    def counting(conversation: Conversation, rng: np.random.Generator) -> Example:
+        found.add(torch.get_num_threads())
+        return make_example(conversation, rng)
+
+    sizes = RowSizes(text_tokens=lambda row: 5, audio_tokens=lambda seconds: 0)
+    stream = BatchStream(data, counting, sizes=sizes, plan=PlanConfig(token_budget=40), loader=LoaderConfig(workers=2))
+    try:
+        torch.set_num_threads(2)
+        take(stream, 3)
+        assert (found, torch.get_num_threads()) == ({1}, 2)
+    finally:
+        torch.set_num_threads(before)
