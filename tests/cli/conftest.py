@@ -6,14 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from tiny_models import TOKENIZER, tiny_speech_lm
 
 from sonant.chat.messages import Conversation, user
 from sonant.cli.main import main
 from sonant.generate.assistant import Assistant
-from sonant.models.build import SpeechLMConfig, build_speech_lm
 from sonant.models.checkpoint import save_speech_lm
-from sonant.testing import byte_tokenizer
 
 
 @dataclass(frozen=True)
@@ -56,29 +54,9 @@ def sonant(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
 
 
 def saved_model(folder: Path, **parts: Any) -> Path:
-    """The folder of a random model of which LoRA has moved: it says something else with LoRA than without."""
-    torch.manual_seed(1)
-    tokenizer = byte_tokenizer()
-    config = SpeechLMConfig.model_validate(
-        {
-            "encoders": [{"kind": "wavlm", "architecture": {"hidden_size": 16, "num_hidden_layers": 1,
-                          "num_attention_heads": 2, "intermediate_size": 16, "conv_dim": [8, 8], "conv_kernel": [10, 3],
-                          "conv_stride": [5, 2], "num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2,
-                          "feat_extract_norm": "layer", "do_stable_layer_norm": True}}],
-            "adapter": {"kind": "stack_mlp", "stack": 32},
-            "llm": {"architecture": {"model_type": "llama", "vocab_size": tokenizer.vocab_size, "hidden_size": 32,
-                                     "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
-                                     "max_position_embeddings": 2048, "initializer_range": 0.5}},
-            "lora": {"rank": 2},
-            **parts,
-        }
-    )  # fmt: skip
-    built = build_speech_lm(config)
-    with torch.no_grad():
-        for name, parameter in built.named_parameters():
-            if "lora_B" in name:
-                parameter.normal_(std=2.0)
-    save_speech_lm(built, tokenizer, folder)
+    """The folder of a random model that says something else with LoRA than without."""
+    size = {"hidden_size": 32, "intermediate_size": 32, "max_position_embeddings": 2048}
+    save_speech_lm(tiny_speech_lm(llm=size, moved=2.0, **parts), TOKENIZER, folder)
     return folder
 
 

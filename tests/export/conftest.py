@@ -8,24 +8,21 @@ from typing import Any
 
 import pytest
 import soundfile
-import torch
 from small_encoders import ARCHITECTURES
+from tiny_models import TOKENIZER, tiny_speech_lm
 from transformers import AutoModelForCausalLM, AutoProcessor
 
 from sonant.chat.messages import AudioPart, Conversation, assistant, system, user
 from sonant.export.hugging_face import export_hf
 from sonant.generate.assistant import Assistant
 from sonant.generate.sampling import GenerationConfig
-from sonant.models.build import SpeechLMConfig, build_speech_lm
 from sonant.models.checkpoint import save_speech_lm
-from sonant.testing import byte_tokenizer, tone
+from sonant.testing import tone
 
-LLM = {
-    "model_type": "llama",
+SIZE = {
     "hidden_size": 32,
     "intermediate_size": 32,
     "num_hidden_layers": 2,
-    "num_attention_heads": 2,
     "max_position_embeddings": 2048,
     "initializer_range": 1.0,
 }
@@ -47,25 +44,13 @@ QUESTIONS = [
 
 
 def save_random(
-    folder: Path, *, encoders: Sequence[Any] = ("tiny",), llm: Any = None, tokenizer: Any = None, **parts: Any
+    folder: Path, *, encoders: Sequence[Any] = ("tiny",), llm: Any = None, tokenizer: Any = TOKENIZER, **parts: Any
 ) -> Path:
-    """The folder of a random model of which LoRA has moved. llm: what is unlike `LLM`; dtype: that of the LLM."""
-    tokenizer = tokenizer or byte_tokenizer()
+    """The folder of a random model of which LoRA has moved. llm: what is unlike `SIZE`; dtype: that of the LLM."""
     named = [{"kind": encoder} if isinstance(encoder, str) else encoder for encoder in encoders]
-    architecture = {**LLM, "vocab_size": tokenizer.vocab_size, **(llm or {})}
-    values = {
-        "encoders": [{"architecture": ARCHITECTURES[encoder["kind"]], **encoder} for encoder in named],
-        "adapter": {"kind": "stack_mlp", "stack": 4},
-        "llm": {"architecture": architecture, "dtype": parts.pop("dtype", "float32")},
-        "lora": {"rank": 2},
-        **parts,
-    }
-    torch.manual_seed(1)
-    model = build_speech_lm(SpeechLMConfig.model_validate(values))
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name or name.startswith("prompt_adapter.up"):
-                parameter.normal_(std=0.5)
+    parts["encoders"] = [{"architecture": ARCHITECTURES[encoder["kind"]], **encoder} for encoder in named]
+    size = {**SIZE, "vocab_size": tokenizer.vocab_size, **(llm or {})}
+    model = tiny_speech_lm(llm=size, **{"adapter": {"kind": "stack_mlp", "stack": 4}, **parts})
     save_speech_lm(model, tokenizer, folder)
     return folder
 

@@ -6,6 +6,7 @@ import pydantic
 import pytest
 import torch
 from small_speech_lm import architecture
+from tiny_models import WHISPER
 from torch import nn
 
 from sonant.config import validate
@@ -14,15 +15,6 @@ from sonant.models import build
 from sonant.models.build import SpeechLMConfig, build_speech_lm
 from sonant.models.embedding_table import pad_vector
 from sonant.models.lora import lora_layers
-
-WHISPER = {
-    "d_model": 32,
-    "encoder_layers": 1,
-    "encoder_attention_heads": 2,
-    "encoder_ffn_dim": 48,
-    "num_mel_bins": 80,
-    "max_source_positions": 50,
-}
 
 
 def _config(**changes: Any) -> SpeechLMConfig:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from small_speech_lm import architecture, make_batch, move_lora, small_llm
+from tiny_models import WHISPER
 from torch import Tensor, nn
 
 from sonant.audio.features import FeatureSpec
@@ -20,15 +21,6 @@ from sonant.models.lora import merge_lora
 from sonant.models.prompt_lora import PromptLoraConfig
 from sonant.models.speech_head.config import SpeechHeadConfig
 from sonant.models.speech_lm import SpeechLM
-
-WHISPER = {
-    "d_model": 32,
-    "encoder_layers": 1,
-    "encoder_attention_heads": 2,
-    "encoder_ffn_dim": 48,
-    "num_mel_bins": 80,
-    "max_source_positions": 50,
-}
 
 
 class Tokenizer:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from serving import OwnDecoder
-from small_assistant import QUESTIONS, small_assistant
+from tiny_models import WAVLM, tiny_assistant
 from torch import Tensor
 
 from sonant.chat.messages import Conversation, user
@@ -25,17 +25,22 @@ from sonant.models.speech_lm import SpeechLM
 from sonant.parity import model_ways, served
 from sonant.parity.certificate import WAYS, Certificate, Finding, certify, spell
 from sonant.parity.compare import Answer
+from sonant.parity.questions import made_clip
 from sonant.parity.ways import Roads, Subject, Way
 from sonant.serve import conversations
 from sonant.serve.service import Service
 from sonant.serve.untrusted_audio import as_part
 
+QUESTIONS = (
+    Conversation((user("Say it: ", made_clip(0.1, seed=1)),), id="a clip"),
+    Conversation((user(made_clip(0.3, seed=2), " and then ", made_clip(0.2, seed=3), " please"),), id="two clips"),
+    Conversation((user("only text"),), id="text"),
+)
 VOICE = {"mel": {"num_mels": 8}, "prenet_dim": 8, "postnet_dim": 8, "max_seconds": 0.3, "body": "own", "dim": 16,
          "num_layers": 1, "num_heads": 2, "ffn_dim": 16, "stop": True, "latent": True}  # fmt: skip
 MODELS: dict[str, dict[str, Any]] = {
-    "LoRA": {},
-    "two encoders, LoRA scaled by the prompt": {"num_encoders": 2, "prompt_lora": {}},
-    "a voice": {"speech_head": VOICE},
+    "two encoders, LoRA scaled by the prompt": {"encoders": [WAVLM] * 2, "prompt_lora": {}},
+    "LoRA and a voice": {"speech_head": VOICE},
     "no LoRA": {"lora": None},
 }
 
@@ -62,14 +67,15 @@ def decoding_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(served, "AudioDecoder", lambda **limits: OwnDecoder())
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def assistant() -> Assistant:
-    return small_assistant()
+    """To be read only."""
+    return tiny_assistant()
 
 
 @pytest.mark.parametrize("parts", MODELS.values(), ids=MODELS)
 def test_a_healthy_model_is_certified(parts: dict[str, Any], tmp_path: Path) -> None:
-    found = certified(small_assistant(**parts), tmp_path)
+    found = certified(tiny_assistant(**parts), tmp_path)
     assert found.holds
     assert found.num_tokens == 15
     left = {name for name, verdict in verdicts(found).items() if verdict == "not applicable"}
@@ -80,7 +86,7 @@ def test_a_healthy_model_is_certified(parts: dict[str, Any], tmp_path: Path) -> 
 
 
 def test_what_cannot_be_done_says_why(tmp_path: Path) -> None:
-    unpacked = small_assistant(prompt_lora={})
+    unpacked = tiny_assistant(prompt_lora={})
     unpacked.model.llm.set_attn_implementation("eager")
     found = certified(unpacked, tmp_path, "merged", "packed", "spoken")
     notes = {finding.way: finding.note for finding in found.findings}
@@ -89,7 +95,8 @@ def test_what_cannot_be_done_says_why(tmp_path: Path) -> None:
     assert notes["spoken"] == "this model has no voice"
 
 
-def test_an_adapter_that_looks_at_padding_is_caught(assistant: Assistant, tmp_path: Path) -> None:
+def test_an_adapter_that_looks_at_padding_is_caught(tmp_path: Path) -> None:
+    assistant = tiny_assistant()
     forward = assistant.model.adapter.forward
 
     def leaking(frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -244,7 +251,7 @@ def test_a_voice_that_draws_by_its_place_in_the_batch_is_caught(
     monkeypatch.setattr(
         SpeechHead, "begin", lambda self, states, *, seeds: begin(self, states, seeds=range(len(seeds)))
     )
-    found = only(certified(small_assistant(speech_head=VOICE), tmp_path, "spoken"))
+    found = only(certified(tiny_assistant(speech_head=VOICE), tmp_path, "spoken"))
     assert found.verdict == "differs"
 
 
@@ -318,8 +325,9 @@ def test_ways_that_need_other_questions_say_so(
 
 
 def test_the_tolerance_grows_with_the_span_of_the_scores_and_the_step_of_the_coarsest_dtype(
-    assistant: Assistant, tmp_path: Path
+    tmp_path: Path,
 ) -> None:
+    assistant = tiny_assistant()
     fine = only(certified(assistant, tmp_path / "a", "one pass"))
     assistant.model.llm.bfloat16()
     coarse = certified(assistant, tmp_path / "b", "one pass")
