@@ -2,6 +2,7 @@
 
 import ast
 import difflib
+import functools
 import itertools
 import re
 import subprocess
@@ -46,13 +47,20 @@ def modules() -> list[Path]:
     return sorted(PACKAGE.rglob("*.py"))
 
 
+@functools.cache
+def nodes_of(path: Path) -> tuple[ast.stmt, ...]:
+    """Every import and every function of a file."""
+    kinds = (ast.ImportFrom, ast.Import, ast.FunctionDef, ast.AsyncFunctionDef)
+    return tuple(node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, kinds))
+
+
 def room_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
 def imported_rooms(path: Path) -> Iterator[tuple[int, str]]:
     """Every import of our own package in a file, lazy ones included, as (line, room)."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes_of(path):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno}: use absolute imports, so that rooms are visible"
             names = [f"{node.module}.{a.name}" if node.module == "sonant" else str(node.module) for a in node.names]
@@ -76,6 +84,17 @@ def test_rooms_import_downwards_only() -> None:
     assert not faults, "\n".join(faults)
 
 
+def test_nothing_but_the_plugin_leads_to_vllm() -> None:
+    used = {"vllm", "sonant.export.vllm_model"}
+    for path in modules():
+        if path.name in ("vllm_plugin.py", "vllm_model.py"):
+            continue
+        for node in nodes_of(path):
+            names = [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            assert not [n for n in names if n in used or n.startswith("vllm.")], path
+
+
 def test_the_rules_themselves_have_no_circle() -> None:
     done: set[str] = set()
     while len(done) < len(ROOMS):
@@ -95,7 +114,7 @@ def test_no_file_is_longer_than_400_lines() -> None:
 
 
 def function_lengths(path: Path) -> Iterator[tuple[str, int]]:
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes_of(path):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             first = node.body[0]
             documented = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)

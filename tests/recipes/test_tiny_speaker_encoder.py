@@ -50,7 +50,7 @@ def manifest_of(folder: Path, name: str, num: int) -> Path:
     return folder / f"{name}.jsonl"
 
 
-def build(tmp_path: Path, *, steps: int, run: str = "run") -> dict[str, float]:
+def build(tmp_path: Path, *, steps: int) -> dict[str, float]:
     byte_tokenizer().save(tmp_path / "tokenizer")
     values = {
         "tokenizer": str(tmp_path / "tokenizer"),
@@ -64,20 +64,33 @@ def build(tmp_path: Path, *, steps: int, run: str = "run") -> dict[str, float]:
     manifests = [manifest_of(tmp_path, "train", 48), manifest_of(tmp_path, "dev", 24)]
     return build_speaker_encoder(
         manifests[0],
-        tmp_path / run / "encoder",
+        tmp_path / "run" / "encoder",
         config=config,
-        run_dir=tmp_path / run,
+        run_dir=tmp_path / "run",
         dev=manifests[1],
         command="make",
         say=lambda text: None,
     )
 
 
-def test_a_run_leaves_a_folder_that_loads_and_says_where_it_comes_from(tmp_path: Path) -> None:
-    scores = build(tmp_path, steps=2)
-    encoder = load_encoder(EncoderConfig(kind="tiny_speaker", path=str(tmp_path / "run" / "encoder")))
-    assert encoder.dim == 32
-    provenance = json.loads((tmp_path / "run" / "encoder" / "provenance.json").read_text())
+def trained(folder: Path) -> torch.nn.Module:
+    encoder = load_encoder(EncoderConfig(kind="tiny_speaker", path=str(folder)))
+    assert isinstance(encoder, torch.nn.Module)
+    return encoder
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float]]:
+    """The folder of an encoder of two steps, and its scores."""
+    folder = tmp_path_factory.mktemp("speaker")
+    scores = build(folder, steps=2)
+    return folder / "run" / "encoder", scores
+
+
+def test_a_run_leaves_a_folder_that_loads_and_says_where_it_comes_from(made: tuple[Path, dict[str, float]]) -> None:
+    folder, scores = made
+    assert trained(folder).dim == 32
+    provenance = json.loads((folder / "provenance.json").read_text())
     assert provenance["command"] == "make"
     assert provenance["recipe"]["train"]["seed"] == 0
     assert provenance["dev"] == {name: round(score, 2) for name, score in scores.items()}
@@ -85,15 +98,13 @@ def test_a_run_leaves_a_folder_that_loads_and_says_where_it_comes_from(tmp_path:
     assert set(scores) == {"verification_cosine_eer", "verification_joined_eer", "manner_accuracy", "manner_recall"}
 
 
-def test_a_run_made_again_gives_the_same_weights_and_leaves_the_layer_weights_equal(tmp_path: Path) -> None:
-    weights = []
-    for run in ("a", "b"):
-        build(tmp_path, steps=2, run=run)
-        encoder = load_encoder(EncoderConfig(kind="tiny_speaker", path=str(tmp_path / run / "encoder")))
-        assert isinstance(encoder, torch.nn.Module)
-        weights.append(encoder.state_dict())
-    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
-    assert weights[0]["layer_weights"].eq(0).all()
+def test_a_run_made_again_gives_the_same_weights_and_leaves_the_layer_weights_equal(
+    made: tuple[Path, dict[str, float]], tmp_path: Path
+) -> None:
+    build(tmp_path, steps=2)
+    once, again = (trained(folder).state_dict() for folder in (made[0], tmp_path / "run" / "encoder"))
+    assert all(torch.equal(tensor, again[name]) for name, tensor in once.items())
+    assert once["layer_weights"].eq(0).all()
 
 
 @pytest.mark.recipe
