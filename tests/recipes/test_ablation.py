@@ -110,7 +110,8 @@ def test_an_arm_that_lacks_a_seed_is_left_out_and_without_the_base_there_is_no_t
         summarize([replace(cell, folder=tmp_path / cell.arm) for cell in cells])
 
 
-def test_the_tables_the_plain_values_and_the_page_are_written(tmp_path: Path) -> None:
+def test_the_tables_the_plain_values_and_the_page_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sonant.evaluate.report.figures.FIGURES", {})  # drawing takes most of a page's time
     cells = cells_in(tmp_path, seeds=(0, 1))
     for cell in cells:
         scripted(cell)
