@@ -49,7 +49,7 @@ def test_equal_layer_weights_give_the_mean_of_all_states(norm: str, architecture
     assert len(states) == shape["num_hidden_layers"] + 1
     frames = encoder(samples, torch.tensor([3001]))
     torch.testing.assert_close(frames, torch.stack(states).mean(0), atol=1e-5, rtol=0)
-    frames.square().sum().backward()
+    (frames * torch.randn_like(frames)).sum().backward()  # of the square sum one gradient is all but zero
     assert encoder.layer_weights is not None
     assert encoder.layer_weights.grad.abs().min() > 0
 
