@@ -32,6 +32,7 @@ from sonant.errors import TrainingError
 from sonant.models.matmul import Matmul, fast_matmul
 from sonant.train import distributed, log, optim
 from sonant.train.distributed import Parallel, Ranks
+from sonant.train.heap import keep_freed_memory
 from sonant.train.log import RunLog
 from sonant.train.recompute import ActivationCheckpointing, recompute_layers
 from sonant.train.resume import Checkpointer, Progress
@@ -132,6 +133,8 @@ def train(
         StopWish(config.max_hours) as wish,
         _quiet(),
     ):
+        if ranks.device.type == "cpu":
+            keep_freed_memory()
         distributed.check_world_size(ranks.world_size, micro_batches=source.micro_batches)
         distributed.on_rank_zero(lambda: _claim(run_dir, config), ranks=ranks, group=ranks.talk)
         named = optim.name_groups(model, groups, weight_decay=config.weight_decay)
