@@ -8,9 +8,12 @@ places. Faster on a CPU because frames stay in the order (time, mel, channel) th
 relative positions are projected once and not once for each clip.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from transformers.models.parakeet.modeling_parakeet import (
     ParakeetEncoder,
     ParakeetEncoderAttention,
@@ -69,31 +72,48 @@ def _subsample(module: ParakeetEncoderSubsamplingConv2D, features: Tensor, lengt
     line = Pack.of(sizes, width)
     hidden = line.pack(F.pad(features, (0, 0, 0, width - features.shape[1])))[:, : line.num_positions, :, None]
     hidden = F.pad(hidden, (0, 0, 0, 0, 0, -line.num_positions % (_LINE * factor)))
-    first = True
-    for layer in module.layers:
+    for layer, after in zip(module.layers, [*module.layers[1:], None], strict=True):
         if isinstance(layer, nn.Conv2d) and layer.stride != (1, 1):
             lengths = conv_lengths(lengths, kernel=module.kernel_size, stride=module.stride, padding=module.padding)
             sizes, width = sizes // module.stride, width // module.stride
             line = Pack.of(sizes, width)
-            hidden = _first_convolution(module, layer, hidden) if first else _channels_last(layer, hidden)
+            first = isinstance(after, nn.ReLU)
+            hidden = _patches(module, hidden) if first else _channels_last(layer, hidden)
             is_clip = line.pack(valid_mask(lengths, width))[0, : line.num_positions]
-            is_clip = F.pad(is_clip, (0, hidden.shape[1] - line.num_positions))
-            hidden = hidden * is_clip[:, None, None]
-            first = False
-        elif isinstance(layer, nn.Conv2d):
-            hidden = F.linear(hidden, layer.weight[:, :, 0, 0], layer.bias) * is_clip[:, None, None]
-        else:
-            hidden = layer(hidden)
+            silence = (~F.pad(is_clip, (0, hidden.shape[1] - line.num_positions))).nonzero()[:, 0]
+        if isinstance(after, nn.ReLU):  # of one channel, or 1 x 1: as products
+            assert isinstance(layer, nn.Conv2d)
+            hidden = _LinearReLU.apply(hidden, layer.weight.flatten(1), layer.bias, silence)
     frames = module.linear(hidden.transpose(2, 3).flatten(2))  # (1, T, mels and channels) as the weights expect them
     return line.unpack(frames)[:, : int(lengths.max())], lengths
 
 
-def _first_convolution(module: ParakeetEncoderSubsamplingConv2D, layer: nn.Conv2d, hidden: Tensor) -> Tensor:
-    """(1, T, M, 1) -> (1, T', M', C) as one product: kernels for convolutions are slow where there is one channel."""
+class _LinearReLU(torch.autograd.Function):
+    """relu(x W^T + bias) of x (1, T, M, I), and zeros at the times `silence`: what is zero hands no gradient on.
+
+    The largest tensors of the encoder are made here; ReLU and silence happen in their place.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, silence: Tensor) -> Tensor:
+        y = F.linear(x, weight, bias).relu_().index_fill_(1, silence, 0.0)
+        ctx.save_for_backward(x, weight, y)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, y = ctx.saved_tensors
+        grad = torch.ops.aten.threshold_backward(grad, y, 0).flatten(0, 2)
+        x_grad = (grad @ weight).view(x.shape) if ctx.needs_input_grad[0] else None
+        return x_grad, grad.T @ x.flatten(0, 2), grad.sum(0), None
+
+
+def _patches(module: ParakeetEncoderSubsamplingConv2D, hidden: Tensor) -> Tensor:
+    """(1, T, M, 1) -> (1, T', M', 9): what the first convolution reads; kernels are slow where there is one channel."""
     padded = F.pad(hidden[..., 0], (module.padding,) * 4)
     patches = padded.unfold(1, module.kernel_size, module.stride).unfold(2, module.kernel_size, module.stride)
-    patches = patches.flatten(3)
-    return F.linear(patches, layer.weight.flatten(1), layer.bias)
+    return patches.flatten(3)
 
 
 def _channels_last(layer: nn.Conv2d, hidden: Tensor) -> Tensor:
