@@ -70,6 +70,7 @@ class WavLLMSizes(Config):
     instructions: int = Field(ge=0)  # two rows of instruction each
     beginnings: int = Field(ge=0)
     combined: int = Field(ge=0)  # rows for each of the five kinds of clips
+    parts: dict[int, float] | None = None  # things asked in a combined row -> weight; None: as the preset says
     chained: int = Field(default=0, ge=0)  # chains for each kind, two rows each
     text_only: int = Field(ge=0)
     text_combined: int = Field(ge=0)
@@ -81,12 +82,13 @@ class WavLLMWorldConfig(Config):
     seed: int = 0
     num_workers: int = Field(default=2, gt=0)
     train: WavLLMSizes = WavLLMSizes(
-        blocks=120,
-        pairs=1500,
-        questions=600,
-        instructions=500,
-        beginnings=300,
-        combined=3200,
+        blocks=240,
+        pairs=2000,
+        questions=1000,
+        instructions=1000,
+        beginnings=800,
+        combined=6400,
+        parts={1: 0.12, 2: 0.38, 3: 0.5},  # three are the hardest to keep apart
         text_only=3000,
         text_combined=600,
     )
@@ -195,6 +197,8 @@ def _single(split: Split, clips: Sequence[Clip]) -> dict[str, list[Conversation]
 def _combined(split: Split, sizes: WavLLMSizes, clips: Sequence[Clip], seed: int) -> dict[str, list[Conversation]]:
     """Combined rows by manifest: `sizes.combined` for each kind of clips, two chained ones for each chain."""
     config = load_combined("tiny")
+    if sizes.parts is not None:
+        config = config.model_copy(update={"sizes": sizes.parts})
     asides = [_aside(split, index, *asked) for index, asked in enumerate(fact_questions(split, held_out=False))]
     rows: dict[str, list[Conversation]] = {"combined": [], "combined_seen": [], "combined_chained": []}
     for kind in ("sentence", "pair", "question", "instruction", "beginning"):

@@ -1,36 +1,19 @@
 from collections import Counter
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
+from engines import Hum, errors_in, rows
 
 from sonant.audio.io import info
 from sonant.chat.messages import Conversation
-from sonant.data.check import check
 from sonant.data.manifest import Manifest
 from sonant.data.prompts import Split, load_prompt_bank
 from sonant.synth.combined import split_of_combination
-from sonant.synth.tts import Speech, SpeechRequest
 from sonant.synth.world.facts import names_held_out
 from sonant.synth.world.speakers import MANNERS, speakers
 from sonant.synth.world.wavllm import BANKS, WavLLMSizes, WavLLMWorldConfig, make_wavllm_world
 
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
-
-
-class Hum:
-    """Hums 0.1 s whatever it is asked to say."""
-
-    name = "hum"
-
-    def __init__(self) -> None:
-        self.num_clips = 0
-
-    def synthesize(self, requests: Sequence[SpeechRequest]) -> Iterator[Speech]:
-        for _ in requests:
-            self.num_clips += 1
-            yield np.full(1600, 0.1, dtype=np.float32), 16_000
 
 
 def small() -> WavLLMWorldConfig:
@@ -48,13 +31,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def rows(world: Path, name: str) -> list[Conversation]:
-    return list(Manifest(world / f"{name}.jsonl"))
-
-
 def test_the_doctor_finds_no_error_in_it(world: Path) -> None:
-    report = check(sorted(world.glob("*/*.jsonl")), depth="headers")
-    assert [fault for fault in report.faults if fault.severity == "error"] == []
+    assert errors_in(world) == []
 
 
 def test_a_second_run_speaks_nothing_and_writes_the_same(world: Path) -> None:
@@ -164,3 +142,12 @@ def test_held_out_wordings_use_only_words_of_training(name: str) -> None:
     assert len(bank.of("test")) >= 12
     known = {word.strip(":") for text in bank.of("train") for word in text.split()}
     assert {word.strip(":") for split in ("dev", "test") for text in bank.of(split) for word in text.split()} <= known
+
+
+def test_how_many_things_training_asks_at_once_changes_no_test_row(world: Path, tmp_path: Path) -> None:
+    config = small()
+    config = config.model_copy(update={"train": config.train.model_copy(update={"parts": {3: 1.0}})})
+    make_wavllm_world(tmp_path, config=config, synthesizer=Hum())
+    assert {len(row.extra["combination"]) for row in rows(tmp_path, "train/combined")} == {3}
+    asked = [[row.messages[0].text for row in rows(out, "test/combined")] for out in (world, tmp_path)]
+    assert asked[0] == asked[1]
