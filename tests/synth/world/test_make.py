@@ -1,14 +1,12 @@
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
+from engines import Hum
 
 from sonant.audio.io import info
 from sonant.chat.messages import AudioPart, TextPart
 from sonant.data.manifest import Manifest
 from sonant.errors import SynthesisError
-from sonant.synth.tts import Speech, SpeechRequest
 from sonant.synth.world.facts import names_held_out
 from sonant.synth.world.listening import VoiceGroup, make_listening
 from sonant.synth.world.make import Sizes, WorldConfig, make_world, text_rows
@@ -16,20 +14,6 @@ from sonant.synth.world.text import speech_texts
 from sonant.synth.world.voices import voices
 
 TASKS = ("asr", "translation", "spoken_qa", "mixed_modal", "multi_turn")
-
-
-class Hum:
-    """Hums 0.1 s whatever it is asked to say."""
-
-    name = "hum"
-
-    def __init__(self) -> None:
-        self.num_clips = 0
-
-    def synthesize(self, requests: Sequence[SpeechRequest]) -> Iterator[Speech]:
-        for _ in requests:
-            self.num_clips += 1
-            yield np.full(1600, 0.1, dtype=np.float32), 16_000
 
 
 def small() -> WorldConfig:

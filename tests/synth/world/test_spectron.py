@@ -5,11 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from engines import errors_in, rows
 
 from sonant.audio.io import info
-from sonant.chat.messages import Conversation
 from sonant.chat.spelling import word_starts
-from sonant.data.check import check
 from sonant.data.manifest import Manifest
 from sonant.synth.tts import Marked, Speech, SpeechRequest
 from sonant.synth.world.facts import facts, names_held_out
@@ -65,13 +64,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def rows(world: Path, name: str) -> list[Conversation]:
-    return list(Manifest(world / f"{name}.jsonl"))
-
-
 def test_the_doctor_finds_no_error_in_it(world: Path) -> None:
-    report = check(sorted(world.glob("*/*.jsonl")), depth="headers")
-    assert [fault for fault in report.faults if fault.severity == "error"] == []
+    assert errors_in(world) == []
 
 
 def test_a_second_run_speaks_nothing_and_writes_the_same_and_so_does_a_run_elsewhere(
