@@ -13,7 +13,7 @@ from sonant.evaluate.report.page import write_report
 from sonant.evaluate.run import score_task, write_results
 from sonant.evaluate.run_folder import read_run
 
-HOSTILE = '<script>alert("1")</script><img src="http://evil.example/x.png" onerror=alert(2)>'
+HOSTILE = '$\\frac{$ --> <b><script>alert("1")</script><img src="//evil.example" onerror=a(2)>'
 CLIP = AudioPart(path="a.wav", transcript="blue")
 
 
@@ -48,8 +48,15 @@ def write_lines(path: Path, values: list[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(value) + "\n" for value in values))
 
 
-def test_the_report_loads_nothing_and_runs_nothing(tmp_path: Path) -> None:
-    html = write_report([make_run(tmp_path / "run")], out=tmp_path / "report.html").read_text()
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A run and its report, pictures included."""
+    run = make_run(tmp_path_factory.mktemp("drawn") / "run")
+    return run, write_report([run], out=run.with_name("report.html")).read_text()
+
+
+def test_the_report_loads_nothing_and_runs_nothing(drawn: tuple[Path, str]) -> None:
+    html = drawn[1]
     assert "<svg" in html
     assert not re.findall(r"<(script|link|iframe|object|embed|img|base)\b", html, re.IGNORECASE)
     targets = re.findall(r"\b(?:src|href|action)\s*=\s*[\"']?([^\"'>]*)|url\(\s*[\"']?([^)]*)", html, re.IGNORECASE)
@@ -80,17 +87,11 @@ def test_two_runs_are_compared(tmp_path: Path) -> None:
     assert html.count("A note.") == 1
 
 
-def test_what_a_model_or_a_manifest_says_stays_text(tmp_path: Path) -> None:
+def test_what_a_model_or_a_manifest_says_stays_text_and_a_task_may_have_any_name(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", task=HOSTILE, answer=HOSTILE, note=HOSTILE)
     html = write_report([run], out=tmp_path / "report.html").read_text()
     assert "&lt;script&gt;" in html
-    assert not re.findall(r"<script|<img", html)
-
-
-@pytest.mark.parametrize("task", ["$\\frac{$", "--> <b>"])
-def test_a_task_may_have_any_name(tmp_path: Path, task: str) -> None:
-    html = write_report([make_run(tmp_path / "run", task=task)], out=tmp_path / "report.html").read_text()
-    assert "<b>" not in html
+    assert not re.findall(r"<script|<img|<b>", html)
 
 
 def test_steps_without_a_finite_loss_are_left_out_of_the_curve(tmp_path: Path) -> None:
@@ -174,10 +175,8 @@ def test_verdicts_that_failed_stand_beside_the_score(tmp_path: Path) -> None:
     )
 
 
-def test_the_same_runs_make_the_same_report(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run")
-    one, two = (write_report([run], out=tmp_path / name).read_text() for name in ("1.html", "2.html"))
-    assert one == two
+def test_the_same_runs_make_the_same_report(drawn: tuple[Path, str], tmp_path: Path) -> None:
+    assert write_report([drawn[0]], out=tmp_path / "again.html").read_text() == drawn[1]
 
 
 def test_a_folder_that_is_no_run_or_a_cut_file_is_refused(tmp_path: Path) -> None:
