@@ -8,10 +8,6 @@ One engine's voices do not carry over to another engine's, so the corpus wants s
 Source: intermediate CTC (Lee and Watanabe 2021). `sonant world build` runs this on the corpus it makes.
 """
 
-import hashlib
-import json
-import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
@@ -41,6 +37,7 @@ from sonant.models.freeze import FreezePlan, GroupConfig
 from sonant.models.losses import CTCLoss, LossOutput, task_parts, unwrap
 from sonant.models.parts import resolve_part
 from sonant.train import distributed
+from sonant.train.provenance import Provenance
 from sonant.train.trainer import TrainConfig, train
 
 AUGMENT = AugmentConfig(
@@ -85,7 +82,7 @@ def build_encoder(
 
     Raises: SonantError where manifests, settings or the tokenizer do not fit.
     """
-    started = time.monotonic()
+    provenance = Provenance(config, command)
     torch.manual_seed(config.train.seed)
     tokenizer = ChatTokenizer.from_folder(resolve_part(config.tokenizer))
     shape = config.architecture.model_dump() | {"vocab_size": tokenizer.vocab_size}
@@ -105,17 +102,7 @@ def build_encoder(
         return {}
     encoder.save(out)
     scores = word_error_rates(encoder.eval(), tokenizer, dev or {})
-    provenance = {
-        "command": command,
-        "recipe": config.model_dump(mode="json"),
-        "steps": result.step,
-        "seconds": round(time.monotonic() - started),
-        "processes": int(os.environ.get("WORLD_SIZE", "1")),
-        "torch": torch.__version__,
-        "data": {manifest.name: hashlib.sha256(manifest.read_bytes()).hexdigest() for manifest in manifests},
-        "dev_word_error_rate": {group: round(score, 2) for group, score in scores.items()},
-    }
-    (out / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
+    provenance.write(out, steps=result.step, data=manifests, dev_word_error_rate=scores)
     return scores
 
 
