@@ -1,5 +1,6 @@
 import json
 import resource
+import shutil
 import sys
 from pathlib import Path
 
@@ -27,11 +28,17 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("stopped")
+    run(folder, dropout=0.1, save_every=4, validate_every=5, metric="size", stop_at=7)
+    return folder
+
+
 @pytest.fixture
-def half(tmp_path: Path) -> Path:
+def half(stopped: Path, tmp_path: Path) -> Path:
     """A run stopped after step 7 of 12, with checkpoints of steps 4 and 7."""
-    run(tmp_path, dropout=0.1, save_every=4, validate_every=5, metric="size", stop_at=7)
-    return tmp_path
+    return Path(shutil.copytree(stopped, tmp_path, dirs_exist_ok=True))
 
 
 def names(run_dir: Path) -> list[str]:
