@@ -126,6 +126,7 @@ def test_the_voices_of_help_and_page_can_be_had() -> None:
     list(EspeakSynthesizer().synthesize([SpeechRequest("yes", voice) for voice in voices]))
 
 
+@pytest.mark.recipe
 def test_the_slurm_script_of_the_page_builds_all_whichever_task_ends_last(tmp_path: Path) -> None:
     (script,) = re.findall(r"```text\n(#!/bin/bash\n.*?)```", PAGE.read_text(), re.DOTALL)
     (tmp_path / "array.sh").write_text(script.replace("--language en", "--language en --shard-rows 1 --workers 1"))
