@@ -13,11 +13,11 @@ quickstart: setup  ## make the tiny world's corpora, train, measure, answer a sp
 	$(BIN)/sonant quickstart
 
 test: setup-dev check  ## everything that guards a change
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -q
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -q
 	$(BIN)/pytest -q -m recipe --timeout 600
 
 unit: setup-dev
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -q
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -q
 
 recipe: setup-dev
 	$(BIN)/pytest -q -m recipe --timeout 600
