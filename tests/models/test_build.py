@@ -51,10 +51,9 @@ def test_ctc_pooling_speaks_in_embeddings_as_the_llm_scales_them(family: str, sc
     assert not any("table" in name for name in model.state_dict())
 
 
-@pytest.mark.parametrize("num_encoders", [1, 2])
-def test_ctc_pooling_starts_from_the_first_encoders_own_ctc_head(
-    num_encoders: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def own_ctc_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gives every encoder a CTC head of its own."""
     load = build.load_encoder
 
     def with_head(config: Any) -> Any:
@@ -63,21 +62,19 @@ def test_ctc_pooling_starts_from_the_first_encoders_own_ctc_head(
         return encoder
 
     monkeypatch.setattr(build, "load_encoder", with_head)
+
+
+@pytest.mark.usefixtures("own_ctc_head")
+@pytest.mark.parametrize("num_encoders", [1, 2])
+def test_ctc_pooling_starts_from_the_first_encoders_own_ctc_head(num_encoders: int) -> None:
     whisper = {"kind": "whisper", "architecture": WHISPER}
     model = build_speech_lm(_config(adapter={"kind": "ctc_pooling"}, encoders=[whisper] * num_encoders))
     assert torch.equal(model.adapter.ctc_head.weight, model.encoders[0].ctc_head.weight)
     assert model.adapter.ctc_head.weight is not model.encoders[0].ctc_head.weight
 
 
-def test_a_ctc_head_is_not_borrowed_through_a_trunk(monkeypatch: pytest.MonkeyPatch) -> None:
-    load = build.load_encoder
-
-    def with_head(config: Any) -> Any:
-        encoder = load(config)
-        encoder.ctc_head = nn.Linear(32, 51)
-        return encoder
-
-    monkeypatch.setattr(build, "load_encoder", with_head)
+@pytest.mark.usefixtures("own_ctc_head")
+def test_a_ctc_head_is_not_borrowed_through_a_trunk() -> None:
     trunk = {"blocks": [{"num_layers": 0}]}
     for changes in ({"trunk": trunk}, {"head": "distance", "soft_embedding": False}):
         model = build_speech_lm(_config(adapter={"kind": "ctc_pooling", **changes}))

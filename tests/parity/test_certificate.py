@@ -174,13 +174,14 @@ def test_a_weight_that_is_lost_on_the_way_to_disk_is_caught(
     assert only(certified(assistant, tmp_path, "saved and loaded")).verdict == "differs"
 
 
+def merge_too_much(llm: Any) -> None:
+    multiply_lora(llm, 1.001)
+    merge_lora(llm)
+
+
 def test_a_merge_with_a_wrong_scale_is_caught(
     assistant: Assistant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def merge_too_much(llm: Any) -> None:
-        multiply_lora(llm, 1.001)
-        merge_lora(llm)
-
     monkeypatch.setattr(model_ways, "merge_lora", merge_too_much)
     assert only(certified(assistant, tmp_path, "merged")).verdict == "differs"
 
@@ -188,10 +189,6 @@ def test_a_merge_with_a_wrong_scale_is_caught(
 def test_an_export_whose_merge_differs_is_caught_and_lora_apart_is_not_to_blame(
     assistant: Assistant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def merge_too_much(llm: Any) -> None:
-        multiply_lora(llm, 1.001)
-        merge_lora(llm)
-
     monkeypatch.setattr(hugging_face, "merge_lora", merge_too_much)
     found = certified(assistant, tmp_path, "exported", "exported apart")
     assert verdicts(found) == {"exported": "differs", "exported apart": "equal"}
