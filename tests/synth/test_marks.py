@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from engines import Hum
 
 from sonant.audio.io import load
 from sonant.errors import EngineError, SynthesisError
@@ -83,13 +84,6 @@ def test_marks_change_neither_the_name_nor_the_bytes_of_a_clip(tmp_path: Path) -
         marks_of(plain)
     speak(engine, [request], folder=tmp_path / "plain", marks=True)  # spoken again for its marks
     assert marks_of(plain) == marks_of(marked) == tuple(map(tuple, json.loads(marks_path(marked).read_text())))
-
-
-class Hum:
-    name = "hum"
-
-    def synthesize(self, requests: Sequence[SpeechRequest]) -> list[tuple[np.ndarray, int]]:
-        return [(np.full(1600, 0.1, np.float32), 16_000) for _ in requests]
 
 
 def test_an_engine_that_cannot_tell_words_is_refused_with_another_way(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from engines import Hum
 from llguidance import LLMatcher
 from scripted_model import ScriptedModel
 
@@ -284,34 +285,25 @@ def test_a_transcript_cannot_add_to_the_prompt() -> None:
     assert all("costs $question $5 {x}" in request.messages[0].text for request in model.asked)
 
 
-class Beeps:
-    """An engine that beeps."""
-
-    name = "beeps"
-
-    def synthesize(self, requests):
-        return ((tone(0.1 * len(request.text.split())), 16_000) for request in requests)
-
-
 def test_a_share_of_the_questions_is_spoken(tmp_path: Path) -> None:
     model = ScriptedModel(script(*AGREEING["inferential"]))
     voices = Voices({"en": ("ann", "bob")})
-    builder = SpokenQA(model, model, only("inferential", "voiced_share=0.5"), Beeps(), voices)
+    builder = SpokenQA(model, model, only("inferential", "voiced_share=0.5"), Hum(), voices)
     rows = list(builder.build([Job(i, "m:1", recorded()) for i in range(40)], clips=tmp_path))
     assert all(isinstance(row, Conversation) for row in rows)
     spoken = [row for row in rows if isinstance(row, Conversation) and len(row.audio_parts) == 2]
     assert 10 <= len(spoken) <= 30
     question = spoken[0].audio_parts[1]
     assert question.transcript == "More dogs?"
-    assert question.duration_s == pytest.approx(0.2)
+    assert question.duration_s == pytest.approx(0.1)
     assert not any(isinstance(part, TextPart) for part in spoken[0].messages[0].parts)
     assert {row.extra["provenance"]["voice"] for row in spoken} == {"ann", "bob"}
-    assert {row.extra["provenance"]["engine"] for row in spoken} == {"beeps"}
+    assert {row.extra["provenance"]["engine"] for row in spoken} == {"hum"}
 
 
 def test_a_question_that_nobody_can_speak_is_dropped_before_asking(tmp_path: Path) -> None:
     model = ScriptedModel(lambda _: "never")
-    builder = SpokenQA(model, model, only("summary", "voiced_share=1"), Beeps(), Voices({"en": ("ann",)}))
+    builder = SpokenQA(model, model, only("summary", "voiced_share=1"), Hum(), Voices({"en": ("ann",)}))
     (dropped,) = builder.build([Job(0, "m:1", recorded(language="de"))], clips=tmp_path)
     assert isinstance(dropped, Dropped)
     assert dropped.reason == "no voice for language de"
@@ -363,7 +355,7 @@ def make(source: Path, out: Path, respond: Respond = talkative) -> ScriptedModel
     model = ScriptedModel(respond)
     cached = CachedModel(model, out / "answers")
     config = settings("best", "voiced_share=0.4", "num_questions=2", "seed=5")
-    builder = SpokenQA(cached, cached, config, Beeps(), Voices({"*": ("ann", "bob")}))
+    builder = SpokenQA(cached, cached, config, Hum(), Voices({"*": ("ann", "bob")}))
     build = plan_build(builder, source, out, shard_rows=7)
     run_build(builder, build)
     merge_build(build)
