@@ -12,6 +12,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import torch
+
 from sonant.errors import ClosingError
 from sonant.generate.assistant import Assistant
 from sonant.serve.answer import Answer
@@ -50,7 +52,10 @@ class Answerer:
         self.assistant = assistant
         self._queue = RequestQueue(room=max_rows + max_waiting)
         self._scheduler = Scheduler(assistant, self._queue, max_rows=max_rows)
-        self._makers = ThreadPoolExecutor(1, thread_name_prefix="sonant-examples")
+        # A thread that starts a team of threads of its own has OpenMP put them all to sleep between two products from
+        # then on, also those of the model.
+        self._makers = ThreadPoolExecutor(1, "sonant-examples", _compute_with, (1,))
+        self._num_threads = torch.get_num_threads()
         self._thread = threading.Thread(target=self._run, name="sonant-answers", daemon=True)
 
     def start(self) -> None:
@@ -110,6 +115,7 @@ class Answerer:
             self._queue.make_ready([request])
 
     def _run(self) -> None:
+        _compute_with(self._num_threads)
         while not self._queue.stopped:
             if not self._scheduler.num_requests:
                 self._queue.wait()
@@ -118,3 +124,9 @@ class Answerer:
                 self._scheduler.say_next()
             except Exception:  # a fault of ours that belongs to no question
                 log.exception("a turn of the answering thread failed")
+
+
+def _compute_with(num_threads: int) -> None:
+    """Has products of this thread use so many threads, whatever others name."""
+    torch.get_num_threads()  # the first time a thread takes what was named last, by any thread, over what is its own
+    torch.set_num_threads(num_threads)

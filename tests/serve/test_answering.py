@@ -347,6 +347,29 @@ def test_recordings_are_loaded_in_a_thread_that_is_neither_the_loops_nor_the_mod
     assert names == ["sonant-examples_0"]
 
 
+def test_the_thread_that_makes_examples_computes_alone_and_the_model_keeps_its_threads(
+    writer: Assistant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A team of OpenMP threads for each of both has libgomp put all of them to sleep between two products.
+    before, found = torch.get_num_threads(), dict[str, int]()
+
+    def counting(name: str, of: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            found[name] = torch.get_num_threads()
+            return of(*args, **kwargs)
+
+        return counted
+
+    monkeypatch.setattr(Assistant, "example", counting("example", Assistant.example))
+    monkeypatch.setattr(engine, "draw", counting("model", engine.draw))
+    try:
+        torch.set_num_threads(2)
+        ask(writer, [Question(QUESTIONS[0], SHORT)])
+        assert (found, torch.get_num_threads()) == ({"example": 1, "model": 2}, 2)
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_questions_that_make_no_sense_are_refused_at_once() -> None:
     with pytest.raises(RequestError, match="empty"):
         Question(QUESTIONS[0], SHORT, stop=("",))
