@@ -17,6 +17,7 @@ from sonant.generate.assistant import Assistant
 from sonant.serve.answering import Answerer
 from sonant.serve.app import create_app
 from sonant.serve.media_urls import MediaHost
+from sonant.serve.memory import keep_giving_back, settle
 from sonant.serve.service import Service
 from sonant.serve.settings import ServeConfig
 from sonant.serve.untrusted_audio import AudioDecoder
@@ -65,6 +66,7 @@ def run(service: Service, *, on_ready: Callable[[str], None] = lambda url: None)
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KEPT_KERNELS))
     if settings.warm_up:
         asyncio.run(warm_up(service))
+    settle()
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     url = f"http://{host}:{listening.getsockname()[1]}"
     server = _Server(uvicorn_config(service), service, on_ready=lambda: on_ready(url))
@@ -110,6 +112,7 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             self._loop = asyncio.get_running_loop()
+            self._giving_back = asyncio.create_task(keep_giving_back())  # ends with the loop
             self._on_ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

@@ -5,7 +5,6 @@ scratch memory, the memory of a full batch. The first client waits for none of i
 """
 
 import asyncio
-import gc
 import io
 import logging
 
@@ -39,10 +38,6 @@ async def warm_up(service: Service) -> None:
     except Exception:
         log.warning("the model failed when it was tried before serving; what it is asked may fail too", exc_info=True)
     service.answerer.count_anew()
-    # All that was loaded stays for good. Left out of what the garbage collector looks through, a collection takes
-    # milliseconds, and comes before the garbage of thousands of requests has piled up.
-    gc.collect()
-    gc.freeze()
 
 
 async def _questions(service: Service) -> list[Question]:

@@ -1,7 +1,6 @@
 """Before it listens, a server answers itself: none of that is counted, and none of it can keep it from serving."""
 
 import asyncio
-import gc
 import logging
 
 import pytest
@@ -10,12 +9,6 @@ from serving import Scripted, scripted_service
 from sonant.errors import RequestError
 from sonant.serve.service import Service
 from sonant.serve.warm_up import SAID, warm_up
-
-
-@pytest.fixture(autouse=True)
-def not_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gc, "collect", lambda: 0)  # a second in a process with all of the tests' modules
-    monkeypatch.setattr(gc, "freeze", lambda: None)
 
 
 def test_a_full_batch_is_answered_and_counts_as_nothing(service: Service) -> None:
