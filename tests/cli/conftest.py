@@ -11,6 +11,7 @@ from tiny_models import TOKENIZER, tiny_speech_lm
 from sonant.chat.messages import Conversation, user
 from sonant.cli.main import main
 from sonant.generate.assistant import Assistant
+from sonant.generate.sampling import GenerationConfig
 from sonant.models.checkpoint import save_speech_lm
 
 
@@ -75,7 +76,10 @@ def speaking_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def answers(model: Path) -> dict[str, tuple[str, str]]:
-    """Question -> what the model answers to it with LoRA, and what the LLM alone does."""
-    assistant = Assistant.from_folder(model)
+    """Question -> what the model answers to it in 16 tokens with LoRA, and what the LLM alone does."""
+    assistant, config = Assistant.from_folder(model), GenerationConfig(max_new_tokens=16)
     asked = {text: Conversation((user(text),)) for text in ("what?", "who?", "where is it?", "a", "7 times 6")}
-    return {text: (assistant.reply(c).text, assistant.reply(c, lora=False).text) for text, c in asked.items()}
+    return {
+        text: (assistant.reply(c, config=config).text, assistant.reply(c, config=config, lora=False).text)
+        for text, c in asked.items()
+    }

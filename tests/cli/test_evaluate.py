@@ -11,6 +11,7 @@ from sonant.data.manifest import write
 from sonant.evaluate.normalize import basic
 
 Run = Callable[..., Any]
+SHORT = ("--recognizer", "", "--max-new-tokens", "16")  # as the answers of the fixture
 
 
 def manifest(path: Path, pairs: dict[str, str]) -> Path:
@@ -32,7 +33,7 @@ def lost(tmp_path: Path, answers: dict[str, tuple[str, str]]) -> Path:
 
 
 def test_scores_are_printed_and_written(sonant: Run, model: Path, kept: Path, tmp_path: Path) -> None:
-    outcome = sonant("evaluate", model, kept, "--out", tmp_path / "out", "--recognizer", "")
+    outcome = sonant("evaluate", model, kept, "--out", tmp_path / "out", *SHORT)
     assert outcome.status == 0
     assert "text_only" in outcome.out
     scores = json.loads((tmp_path / "out" / "results.json").read_text())["text_only"]["metrics"]["exact_match"]
@@ -43,7 +44,7 @@ def test_scores_are_printed_and_written(sonant: Run, model: Path, kept: Path, tm
 def test_started_again_the_same_is_written(sonant: Run, model: Path, kept: Path, tmp_path: Path) -> None:
     written = []
     for _ in range(2):
-        assert sonant("evaluate", model, kept, "--out", tmp_path / "out", "--recognizer", "").status == 0
+        assert sonant("evaluate", model, kept, "--out", tmp_path / "out", *SHORT).status == 0
         written.append((tmp_path / "out" / "items.jsonl").read_text())
         pins = json.loads((tmp_path / "out" / "pins.json").read_text())
     assert written[0] == written[1]
@@ -53,7 +54,7 @@ def test_started_again_the_same_is_written(sonant: Run, model: Path, kept: Path,
 
 def test_a_suite_is_read_from_below_the_root(sonant: Run, model: Path, kept: Path, tmp_path: Path) -> None:
     (tmp_path / "my.yaml").write_text(f"sets: {{a: {{manifest: {kept.name}, task: text_only}}, b: {{manifest: none}}}}")
-    options = ("--suite", tmp_path / "my.yaml", "--root", kept.parent, "--out", tmp_path / "out", "--recognizer", "")
+    options = ("--suite", tmp_path / "my.yaml", "--root", kept.parent, "--out", tmp_path / "out", *SHORT)
     assert "set 'b' cannot be read" in sonant("evaluate", model, *options).complaint
     outcome = sonant("evaluate", model, *options, "--skip-missing")
     assert "my/a" in outcome.out
@@ -94,7 +95,7 @@ def test_what_wording_costs_is_printed(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_max_forgetting_passes_where_nothing_was_lost(sonant: Run, model: Path, kept: Path, tmp_path: Path) -> None:
-    options = ("--out", tmp_path / "out", "--recognizer", "", "--max-forgetting", "0")
+    options = ("--out", tmp_path / "out", *SHORT, "--max-forgetting", "0")
     outcome = sonant("evaluate", model, kept, *options)
     assert outcome.status == 0
     assert "forgetting passed" in outcome.out
@@ -103,7 +104,7 @@ def test_max_forgetting_passes_where_nothing_was_lost(sonant: Run, model: Path, 
 def test_max_forgetting_sets_status_1_where_text_skill_was_lost(
     sonant: Run, model: Path, lost: Path, tmp_path: Path
 ) -> None:
-    options = ("--out", tmp_path / "out", "--recognizer", "")
+    options = ("--out", tmp_path / "out", *SHORT)
     outcome = sonant("evaluate", model, lost, *options, "--max-forgetting", "99.5")
     assert outcome.status == 1
     assert "forgetting FAILED: worst is text_only, 100.0" in outcome.out
@@ -111,7 +112,7 @@ def test_max_forgetting_sets_status_1_where_text_skill_was_lost(
 
 
 def test_limit_takes_the_first_rows_of_a_task(sonant: Run, model: Path, kept: Path, tmp_path: Path) -> None:
-    sonant("evaluate", model, kept, "--out", tmp_path / "out", "--recognizer", "", "--limit", "1")
+    sonant("evaluate", model, kept, "--out", tmp_path / "out", *SHORT, "--limit", "1")
     assert len((tmp_path / "out" / "items.jsonl").read_text().splitlines()) == 1
 
 
@@ -133,21 +134,19 @@ def test_an_unreadable_manifest_is_named(
         path.mkdir()
     else:
         path.write_text(content)
-    complaint = sonant("evaluate", model, path, "--out", tmp_path / "out", "--recognizer", "").complaint
+    complaint = sonant("evaluate", model, path, "--out", tmp_path / "out", *SHORT).complaint
     assert told in complaint
     assert str(path) in complaint
 
 
 def test_a_missing_manifest_or_recogniser_is_named(sonant: Run, model: Path, kept: Path, tmp_path: Path) -> None:
     options = ("--out", tmp_path / "out")
-    assert "none.jsonl" in sonant("evaluate", model, tmp_path / "none.jsonl", *options, "--recognizer", "").complaint
+    assert "none.jsonl" in sonant("evaluate", model, tmp_path / "none.jsonl", *options, *SHORT).complaint
     assert "/none" in sonant("evaluate", model, kept, *options, "--recognizer", tmp_path / "none").complaint
 
 
 def test_a_file_where_results_should_go_is_told(sonant: Run, model: Path, kept: Path) -> None:
-    assert sonant("evaluate", model, kept, "--out", kept, "--recognizer", "").complaint.startswith(
-        "sonant: File exists"
-    )
+    assert sonant("evaluate", model, kept, "--out", kept, *SHORT).complaint.startswith("sonant: File exists")
 
 
 def test_forgetting_cannot_be_told_without_rows_of_text(sonant: Run) -> None:
@@ -158,8 +157,11 @@ def test_forgetting_cannot_be_told_without_rows_of_text(sonant: Run) -> None:
         check_forgetting({}, max_forgetting=1.0)
 
 
-def test_a_report_is_written_into_the_first_run(sonant: Run, model: Path, kept: Path, tmp_path: Path) -> None:
-    sonant("evaluate", model, kept, "--out", tmp_path / "out", "--recognizer", "")
+def test_a_report_is_written_into_the_first_run(
+    sonant: Run, model: Path, kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sonant.evaluate.report.figures.FIGURES", {})  # drawing takes most of a page's time
+    sonant("evaluate", model, kept, "--out", tmp_path / "out", *SHORT)
     assert sonant("report", tmp_path / "out").out == f"written: {tmp_path / 'out' / 'report.html'}\n"
     assert "text_only" in (tmp_path / "out" / "report.html").read_text()
 
