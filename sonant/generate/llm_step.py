@@ -1,13 +1,18 @@
 """The LLM over a cache: by its own forward, or, for the families whose layers are alike, by the few calls these need.
 
 A step of a small LLM is mostly Python: transformers make a mask, look up an attention, cast and copy in every layer.
-`LeanLLM` reads the same weights with the same kernels (`tests/generate/test_llm_step.py` compares all families); what
-it does not know for certain, `WholeLLM` does.
+`LeanLLM` computes the same with a few calls (`tests/generate/test_llm_step.py` compares all families); what it does not
+know for certain, `WholeLLM` does.
+
+A small LLM is read by copies of its weights, in which LoRA is added and layers that read the same stand side by side:
+
+    q, A_q, B_q, k, A_k, B_k, v, A_v, B_v    9 products    ->    [ q | k | v ]    1 product
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +29,9 @@ from sonant.models.lora import PEFT_NAME
 from sonant.models.packing import PACKED_SDPA, Pack
 
 _LEAN = (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
+_MOST_COPIED = 2**28  # bytes of weights of an LLM that is read by copies
+# Of each LLM, with LoRA and without: the next batch need not copy again.
+_COPIES: "WeakKeyDictionary[PreTrainedModel, dict[bool, _Copies]]" = WeakKeyDictionary()
 
 
 class CachedLLM(Protocol):
@@ -40,7 +48,15 @@ class CachedLLM(Protocol):
 
 def cached_llm(llm: PreTrainedModel, *, lora: bool) -> CachedLLM:
     """Returns the leanest way to read with this LLM as it is now: without LoRA if it is switched off meanwhile."""
-    return LeanLLM(llm, lora=lora) if _is_plain(llm) else WholeLLM(llm)
+    if not _is_plain(llm):
+        return WholeLLM(llm)
+    reader = LeanLLM(llm, lora=lora)
+    if sum(x.nbytes for x in reader.weights) <= _MOST_COPIED:
+        known, state = _COPIES.setdefault(llm, {}), reader.state
+        if lora not in known or known[lora].state != state:
+            known[lora] = _Copies(state, reader.copies())
+        reader.read_by(known[lora].each)
+    return reader
 
 
 class WholeLLM:
@@ -64,7 +80,7 @@ class WholeLLM:
 class LeanLLM:
     """Llama, Mistral, Qwen 2 and 3 without a sliding window: norm, attention, norm, gated FFN, each added to its input.
 
-    Source: the model classes of transformers, whose weights it reads where they are.
+    Source: the model classes of transformers, whose weights it reads where they are, or by copies.
     """
 
     def __init__(self, llm: PreTrainedModel, *, lora: bool) -> None:
@@ -72,6 +88,34 @@ class LeanLLM:
         self.rotary = cast("Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]", decoder.rotary_emb)
         self.layers = [_LeanLayer(layer, lora=lora) for layer in decoder.layers]
         self.norm = _Norm(decoder.norm)
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """Returns what copies are made of."""
+        return [x for linears in self._linears for linear in linears.apart for x in linear.weights]
+
+    @property
+    def state(self) -> list[float]:
+        """Returns what is different after any change to what copies are made of.
+
+        It counts bits: versions of tensors and their addresses stay as they are where AdamW is fused.
+        """
+        scalings = [linear.scaling for linears in self._linears for linear in linears.apart]
+        return [*scalings, *torch.stack([_sum_of_bits(x.detach()) for x in self.weights]).tolist()]
+
+    @torch.no_grad()
+    def copies(self) -> list["_Copy"]:
+        """Returns copies of the weights as they are now."""
+        return [linears.copied() for linears in self._linears]
+
+    def read_by(self, copies: "Sequence[_Copy]") -> None:
+        """Reads from now on by these, and no more by the weights of linear layers."""
+        for linears, copy in zip(self._linears, copies, strict=True):
+            linears.copy = copy
+
+    @property
+    def _linears(self) -> list["_Linears"]:
+        return [linears for layer in self.layers for linears in layer.linears]
 
     def __call__(self, embeds: Tensor, positions: Tensor, cache: KVCache, pack: Pack | None = None) -> Tensor:
         """See `CachedLLM`."""
@@ -125,16 +169,62 @@ class _Linear:
     def __init__(self, module: nn.Module, *, lora: bool) -> None:
         base = cast(nn.Linear, module.get_base_layer() if isinstance(module, LoraLinear) else module)
         self.weight, self.bias = base.weight, base.bias
+        self.weights: list[Tensor] = [self.weight] if self.bias is None else [self.weight, self.bias]
         self.down: Tensor | None = None
+        self.scaling = 0.0
         if isinstance(module, LoraLinear) and lora and not module.disable_adapters:
             self.down, self.up = module.lora_A[PEFT_NAME].weight, module.lora_B[PEFT_NAME].weight
-            self.scaling: float = module.scaling[PEFT_NAME]
+            self.scaling = module.scaling[PEFT_NAME]
+            self.weights += [self.down, self.up]
 
     def __call__(self, x: Tensor) -> Tensor:
         y = F.linear(x, self.weight, self.bias)
         if self.down is None:
             return y
         return y.addmm_(F.linear(x, self.down), self.up.t(), alpha=self.scaling)
+
+    def added(self) -> Tensor:
+        """The weight (in, out), with what LoRA adds."""
+        if self.down is None:
+            return self.weight.t()
+        return torch.addmm(self.weight.t(), self.down.t(), self.up.t(), alpha=self.scaling)
+
+
+_Copy = tuple[Tensor, Tensor | None]  # weight (in, out) and bias
+
+
+class _Linears:
+    """Linear layers that read the same: one after the other, or all at once by a copy of their weights."""
+
+    def __init__(self, *modules: nn.Module, lora: bool) -> None:
+        self.apart = [_Linear(module, lora=lora) for module in modules]
+        self.sizes = [len(linear.weight) for linear in self.apart]
+        self.copy: _Copy | None = None
+
+    def copied(self) -> _Copy:
+        """No layer has a bias, or all have."""
+        biases: list[Tensor] = [linear.bias for linear in self.apart if linear.bias is not None]
+        return torch.cat([linear.added() for linear in self.apart], dim=1), torch.cat(biases) if biases else None
+
+    def __call__(self, x: Tensor) -> Sequence[Tensor]:
+        """What each gives (N, out) of x (N, in)."""
+        if self.copy is None:
+            return [linear(x) for linear in self.apart]
+        weight, bias = self.copy
+        return (x @ weight if bias is None else torch.addmm(bias, x, weight)).split(self.sizes, dim=-1)
+
+
+@dataclass(frozen=True, eq=False)
+class _Copies:
+    """Weights of all layers, LoRA added, as they were in a `state`."""
+
+    state: list[float]
+    each: list[_Copy]
+
+
+def _sum_of_bits(x: Tensor) -> Tensor:
+    """() int64 of float32 numbers, two of which are read as one: that takes no longer than reading them."""
+    return x.contiguous().view(torch.int64 if x.shape[-1] % 2 == 0 else torch.int32).sum()
 
 
 class _LeanLayer:
@@ -143,24 +233,25 @@ class _LeanLayer:
         self.head_dim: int = attention.head_dim
         self.scaling: float = attention.scaling
         self.before_attention, self.before_ffn = _Norm(layer.input_layernorm), _Norm(layer.post_attention_layernorm)
-        of_attention = (getattr(attention, name) for name in ("q_proj", "k_proj", "v_proj", "o_proj"))
-        self.q, self.k, self.v, self.o = (_Linear(module, lora=lora) for module in of_attention)
+        self.qkv = _Linears(attention.q_proj, attention.k_proj, attention.v_proj, lora=lora)
+        self.o = _Linears(attention.o_proj, lora=lora)
+        self.gate_up, self.down = _Linears(ffn.gate_proj, ffn.up_proj, lora=lora), _Linears(ffn.down_proj, lora=lora)
+        self.linears = (self.qkv, self.o, self.gate_up, self.down)
         norms = (getattr(attention, name, None) for name in ("q_norm", "k_norm"))
         self.q_norm, self.k_norm = (None if norm is None else _Norm(norm) for norm in norms)
-        of_ffn = (getattr(ffn, name) for name in ("gate_proj", "up_proj", "down_proj"))
-        self.gate, self.up, self.down = (_Linear(module, lora=lora) for module in of_ffn)
         self.act = cast("Callable[[Tensor], Tensor]", ffn.act_fn)
 
     def __call__(self, hidden: Tensor, turn: _Turn, attend: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
         """(N, D) -> (N, D); what `attend` gets and gives is (B, Q, H, D of a head), N of them in all."""
         shape = (*turn.cos.shape[:2], -1, self.head_dim)
-        x = self.before_attention(hidden)
-        q, k, v = self.q(x).view(shape), self.k(x).view(shape), self.v(x).view(shape)
+        q, k, v = (x.view(shape) for x in self.qkv(self.before_attention(hidden)))
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
-        hidden = hidden + self.o(attend(turn(q), turn(k), v).reshape(len(hidden), -1))
-        x = self.before_ffn(hidden)
-        return hidden + self.down(self.act(self.gate(x)) * self.up(x))
+        (heard,) = self.o(attend(turn(q), turn(k), v).reshape(len(hidden), -1))
+        hidden = hidden + heard
+        gate, up = self.gate_up(self.before_ffn(hidden))
+        (found,) = self.down(self.act(gate) * up)
+        return hidden + found
 
 
 def _attention(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, *, scale: float) -> Tensor:

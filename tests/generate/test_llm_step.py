@@ -1,5 +1,7 @@
 """An LLM over a cache says what it says at once: for every family, alone and beside others, with LoRA and without."""
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -111,6 +113,63 @@ def test_what_is_not_known_for_certain_is_left_to_the_llm_itself() -> None:
     with scaled_lora(scaled, torch.rand(3, shape.num_layers, shape.dim)), torch.no_grad():
         expected = final_hidden(scaled, embeds)
         torch.testing.assert_close(read_in_parts(read, embeds, 6, 1, 5), expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda layer: layer.base_layer.weight.add_(0.1),
+        lambda layer: layer.base_layer.weight.data.add_(0.1),
+        lambda layer: setattr(layer.base_layer, "weight", torch.nn.Parameter(layer.base_layer.weight + 0.1)),
+        lambda layer: setattr(layer.base_layer.weight, "data", layer.base_layer.weight + 0.1),
+        lambda layer: layer.lora_B["default"].weight.add_(0.1),
+        lambda layer: layer.scaling.update(default=3.0),
+    ],
+    ids=["in place", "untold", "a new parameter", "new data", "LoRA", "its scaling"],
+)
+@torch.no_grad()
+def test_copies_of_weights_serve_again_until_the_weights_change(change: Any) -> None:
+    llm = llm_of("llama", lora=True)
+    embeds = inputs(llm)
+    first, second = cached_llm(llm, lora=True), cached_llm(llm, lora=True)
+    assert isinstance(first, LeanLLM)
+    assert isinstance(second, LeanLLM)
+    assert first.layers[0].qkv.copy is second.layers[0].qkv.copy is not None
+    change(llm.get_decoder().layers[0].self_attn.k_proj)
+    found = read_in_parts(cached_llm(llm, lora=True), embeds, 11, 1)
+    torch.testing.assert_close(found, final_hidden(llm, embeds), atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(found, read_in_parts(first, embeds, 11, 1))
+
+
+def test_after_a_step_of_fused_adamw_copies_are_made_anew() -> None:
+    """It changes weights without counting their versions up: what is validated must be what was trained."""
+    llm = llm_of("llama", lora=True)
+    weight, embeds = llm.get_decoder().layers[0].self_attn.k_proj.lora_B["default"].weight, inputs(llm)
+    cached_llm(llm, lora=True)
+    weight.grad = torch.ones_like(weight)
+    torch.optim.AdamW([weight], lr=0.1, fused=True).step()
+    found = read_in_parts(cached_llm(llm, lora=True), embeds, 11, 1)
+    torch.testing.assert_close(found, final_hidden(llm, embeds).detach(), atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_a_large_llm_is_not_copied_and_says_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    llm = llm_of("qwen2", lora=True)
+    embeds = inputs(llm)
+    copied = read_in_parts(cached_llm(llm, lora=True), embeds, 6, 1, 5)
+    monkeypatch.setattr("sonant.generate.llm_step._MOST_COPIED", 0)
+    large = cached_llm(llm, lora=True)
+    assert isinstance(large, LeanLLM)
+    assert large.layers[0].qkv.copy is None
+    torch.testing.assert_close(read_in_parts(large, embeds, 6, 1, 5), copied, atol=1e-5, rtol=1e-4)
+
+
+def test_copies_go_with_their_llm() -> None:
+    llm = llm_of("llama")
+    copy = weakref.ref(cached_llm(llm, lora=True).layers[0].qkv.copy[0])  # type: ignore[attr-defined]
+    del llm
+    gc.collect()
+    assert copy() is None
 
 
 def test_half_precision_is_read_by_the_llm_itself_and_stays_near_what_it_reads_at_once() -> None:
