@@ -26,7 +26,7 @@ FOLDER = RUNS / "serving"
 CLIENTS, ROUNDS = 32, 4
 CLIP_S, RATE_HZ = 5.0, 16_000
 LOAD_S = float(os.environ.get("BENCH_LOAD_S", "60"))
-BASE_S = 10.0  # of the load: by then as many wait as may, which takes memory and is no growth
+BASE_S = 10.0  # of the load, from when no place is left: questions that wait take memory, which is no growth
 FULL = "all others were told 429 or 503, which says when to ask again"
 
 
@@ -101,25 +101,46 @@ async def _together(url: str, clips: Sequence[bytes]) -> tuple[list[Figure], flo
 
 
 async def _overload(server: Server, clips: Sequence[bytes], *, per_s: float) -> list[Figure]:
-    """Twice as many requests a second as the server answers, none waiting for another; /health is asked meanwhile."""
-    rng = np.random.default_rng(0)
-    async with Client(server.url) as client, Watch(server) as watch:
-        began, waiting = time.perf_counter(), list[asyncio.Task[Asked]]()
-        while (passed := time.perf_counter() - began) < LOAD_S:
-            waiting.append(asyncio.create_task(client.ask(clips[len(waiting) % len(clips)])))
-            await asyncio.sleep(rng.exponential(1 / (2 * per_s)))
-        asked = await asyncio.gather(*waiting)
+    """Twice as many requests a second as the server answers, none waiting for another; /health is asked meanwhile.
+
+    Memory is compared between two times of the same load, no place being left in both: as many questions are being
+    answered and wait as may. It begins with the first 429 and ends before anybody stops asking; so do the seconds told.
+    """
+    asked_for = list[asyncio.Task[Asked]]()
+    async with Client(server.url) as client:
+        asking = asyncio.create_task(_keep_asking(client, clips, asked_for, per_s=2 * per_s))
+        while not any(one.done() and one.result().status == 429 for one in asked_for):
+            if asking.done():
+                raise SystemExit(f"{2 * per_s:.3g} requests/s for {LOAD_S:.0f} s are no overload: none was told 429")
+            await asyncio.sleep(0.01)
+        async with Watch(server) as watch:
+            began = time.perf_counter()
+            await asking
+            passed = time.perf_counter() - began
+            growth = 100 * (watch.memory_of(last=0.1) / watch.memory_until(BASE_S) - 1)
+            asked = await asyncio.gather(*asked_for)
     accepted = [answer for answer in asked if answer.status == 200]
     refused = [answer for answer in asked if answer.status in (429, 503) and answer.retry_after_s is not None]
     lost = len(asked) - len(refused) - sum(answer.complete for answer in accepted)
     what = f"{passed:.0f} s of {2 * per_s:.3g} requests/s, twice what it answers"
-    growth = 100 * (watch.memory_of(last=0.1) / watch.memory_until(BASE_S) - 1)
+    since = f"since the first {BASE_S:.0f} s in which no place was left"
     return [
         reported(f"{what}: asked, answered, refused", [len(asked), len(accepted), len(refused)], ""),
         at_most(f"{what}: lost; {FULL}", 0, [lost], ""),
-        at_most(f"{what}: growth of memory since its first {BASE_S:.0f} s", 2, [growth], "%"),
+        at_most(f"{what}: growth of memory {since}, to the last tenth of the load", 2, [growth], "%"),
         at_most(f"{what}: /health, 99 of 100 are below", 100, [percentile(watch.health_ms, 99)], "ms"),
     ]
+
+
+async def _keep_asking(
+    client: Client, clips: Sequence[bytes], asked_for: list[asyncio.Task[Asked]], *, per_s: float
+) -> None:
+    """Asks for `LOAD_S` seconds, at random times, and notes what was asked for."""
+    rng = np.random.default_rng(0)
+    until = time.perf_counter() + LOAD_S
+    while time.perf_counter() < until:
+        asked_for.append(asyncio.create_task(client.ask(clips[len(asked_for) % len(clips)])))
+        await asyncio.sleep(rng.exponential(1 / per_s))
 
 
 async def _told_to_stop(server: Server, clips: Sequence[bytes]) -> list[Figure]:
