@@ -34,6 +34,17 @@ WAVLM = {
         "do_stable_layer_norm": True,
     },
 }
+TINY = {
+    "kind": "tiny",
+    "architecture": {
+        "vocab_size": 30,
+        "dim": 32,
+        "num_layers": 1,
+        "num_heads": 2,
+        "feed_forward_dim": 32,
+        "letter_layer": 1,
+    },
+}
 LLAMA = {
     "model_type": "llama",
     "vocab_size": TOKENIZER.vocab_size,
@@ -43,6 +54,14 @@ LLAMA = {
     "num_attention_heads": 2,
     "max_position_embeddings": 512,
     "initializer_range": 0.5,
+}
+GROUPED = LLAMA | {  # two layers, two heads to each key and value
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "initializer_range": 0.2,
 }
 
 

@@ -1,33 +1,18 @@
 import pytest
-import torch
+from tiny_models import TOKENIZER, tiny_assistant
 
 from sonant.chat.messages import Conversation, user
 from sonant.generate.assistant import Assistant
 from sonant.generate.sampling import GenerationConfig
-from sonant.models.build import SpeechLMConfig, build_speech_lm
-from sonant.testing import byte_tokenizer
 
-TOKENIZER = byte_tokenizer()
 CONFIG = GenerationConfig(max_new_tokens=12)
 QUESTIONS = [Conversation((user(text),), id=text) for text in ("a", "a much longer question than that", "b?")]
 
 
 @pytest.fixture(scope="module")
 def assistant() -> Assistant:
-    torch.manual_seed(1)
-    config = SpeechLMConfig.model_validate(
-        {
-            "encoders": [{"kind": "wavlm", "architecture": {"hidden_size": 16, "num_hidden_layers": 1,
-                          "num_attention_heads": 2, "intermediate_size": 16, "conv_dim": [8, 8], "conv_kernel": [10, 3],
-                          "conv_stride": [5, 2], "num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2,
-                          "feat_extract_norm": "layer", "do_stable_layer_norm": True}}],
-            "adapter": {"kind": "stack_mlp", "stack": 2},
-            "llm": {"architecture": {"model_type": "llama", "vocab_size": TOKENIZER.vocab_size, "hidden_size": 32,
-                                     "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
-                                     "max_position_embeddings": 256, "initializer_range": 0.5}},
-        }
-    )  # fmt: skip
-    return Assistant(build_speech_lm(config), TOKENIZER)
+    llm = {"hidden_size": 32, "intermediate_size": 32, "max_position_embeddings": 256}
+    return tiny_assistant(llm=llm, adapter={"kind": "stack_mlp", "stack": 2}, lora=None)
 
 
 def test_replies_come_in_the_order_of_the_questions_whatever_the_batch_size(assistant: Assistant) -> None:

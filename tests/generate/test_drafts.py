@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from small_speech_lm import make_batch, small_speech_lm
+from tiny_models import GROUPED, TINY, TOKENIZER, tiny_speech_lm
 
 from sonant.batch import Batch, collate, make_example
 from sonant.chat.messages import Conversation, user
@@ -14,32 +15,22 @@ from sonant.errors import RequestError
 from sonant.generate.drafts import Draft, ctc_guesses, overhearing
 from sonant.generate.engine import RunningBatch, decode, generate
 from sonant.generate.sampling import GenerationConfig
-from sonant.models.build import SpeechLMConfig, build_speech_lm
 from sonant.models.speech_lm import SpeechLM
-from sonant.testing import byte_tokenizer
 
-TOKENIZER = byte_tokenizer()
 NEVER: frozenset[int] = frozenset()
 PROMPTS = ["Say it: ", "and now something that is rather longer than the others", "why?"]
-LLAMA = {
-    "model_type": "llama", "vocab_size": TOKENIZER.vocab_size, "hidden_size": 32, "intermediate_size": 64,
-    "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128,
-    "initializer_range": 0.2,
-}  # fmt: skip
-TINY = {"vocab_size": 30, "dim": 32, "num_layers": 1, "num_heads": 2, "feed_forward_dim": 32, "letter_layer": 1}
+LLM = GROUPED | {"max_position_embeddings": 128}
 PLAIN = GenerationConfig(max_new_tokens=24)
 GUESSED = GenerationConfig(max_new_tokens=24, drafts="ctc")
 
 
 @pytest.fixture(scope="module")
 def model() -> SpeechLM:
-    return built({"kind": "tiny", "architecture": TINY}, {"kind": "stack_mlp"})
+    return built(TINY, {"kind": "stack_mlp"})
 
 
 def built(encoder: dict[str, Any], adapter: dict[str, Any], **llm: Any) -> SpeechLM:
-    torch.manual_seed(0)
-    values = {"encoders": [encoder], "adapter": adapter, "llm": {"architecture": LLAMA | llm}, "lora": {"rank": 2}}
-    return build_speech_lm(SpeechLMConfig.model_validate(values))
+    return tiny_speech_lm(seed=0, moved=0.0, encoders=[encoder], adapter=adapter, llm=LLM | llm)
 
 
 def batch_of(*rows: int) -> Batch:
@@ -130,9 +121,7 @@ def test_rows_join_and_leave_between_leaps(model: SpeechLM, monkeypatch: pytest.
 
 
 def test_an_llm_with_a_window_does_without_guesses(monkeypatch: pytest.MonkeyPatch) -> None:
-    windowed = built(
-        {"kind": "tiny", "architecture": TINY}, {"kind": "stack_mlp"}, model_type="mistral", sliding_window=8
-    )
+    windowed = built(TINY, {"kind": "stack_mlp"}, model_type="mistral", sliding_window=8)
     guessing(monkeypatch, [1] * 24)
     said = generate(windowed, batch_of(1), config=GUESSED, stop_ids=NEVER)
     assert said == generate(windowed, batch_of(1), config=PLAIN, stop_ids=NEVER)

@@ -3,6 +3,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
+from tiny_models import GROUPED, TOKENIZER, tiny_speech_lm
 
 from sonant.batch import Batch, collate, make_example
 from sonant.chat.messages import AudioPart, Conversation, user
@@ -10,38 +11,20 @@ from sonant.errors import RequestError
 from sonant.generate.assistant import Assistant
 from sonant.generate.engine import decode, generate
 from sonant.generate.sampling import Drawing, GenerationConfig
-from sonant.models.build import SpeechLMConfig, build_speech_lm
 from sonant.models.speech_lm import SpeechLM
 from sonant.models.splice import Spliced
-from sonant.testing import byte_tokenizer, tone
+from sonant.testing import tone
 
-TOKENIZER = byte_tokenizer()
 NEVER: frozenset[int] = frozenset()
 
 
 @pytest.fixture(scope="module")
 def model() -> SpeechLM:
-    torch.manual_seed(0)
-    config = SpeechLMConfig.model_validate(
-        {
-            "encoders": [{"kind": "whisper", "architecture": WHISPER}],
-            "adapter": {"kind": "stack_mlp", "stack": 4},
-            "llm": {"architecture": LLAMA},
-            "lora": {"rank": 2},
-        }
-    )
-    model = build_speech_lm(config)
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:  # as after training: LoRA must change the answers for these tests to say anything
-            torch.nn.init.normal_(parameter, std=0.2)
-    return model
+    whisper = {"kind": "whisper", "architecture": WHISPER}
+    adapter = {"kind": "stack_mlp", "stack": 4}
+    return tiny_speech_lm(seed=0, moved=0.2, encoders=[whisper], adapter=adapter, llm=GROUPED)
 
 
-LLAMA = {
-    "model_type": "llama", "vocab_size": TOKENIZER.vocab_size, "hidden_size": 32, "intermediate_size": 64,
-    "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512,
-    "initializer_range": 0.2,
-}  # fmt: skip
 WHISPER = {
     "num_mel_bins": 80, "d_model": 32, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 64,
     "decoder_layers": 1, "decoder_attention_heads": 2, "decoder_ffn_dim": 64, "max_source_positions": 1500,

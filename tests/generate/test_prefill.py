@@ -7,36 +7,23 @@ from typing import Any
 import pytest
 import soundfile
 import torch
+from tiny_models import GROUPED, TINY, TOKENIZER, tiny_speech_lm
 
 from sonant.batch import Batch, collate, make_example
 from sonant.chat.messages import AudioPart, Conversation, user
 from sonant.generate.engine import RunningBatch, generate
 from sonant.generate.prefill import distinct
 from sonant.generate.sampling import GenerationConfig
-from sonant.models.build import SpeechLMConfig, build_speech_lm
 from sonant.models.speech_lm import SpeechLM
-from sonant.testing import byte_tokenizer, tone
+from sonant.testing import tone
 
-TOKENIZER = byte_tokenizer()
 NEVER: frozenset[int] = frozenset()
-LLAMA = {
-    "model_type": "llama", "vocab_size": TOKENIZER.vocab_size, "hidden_size": 32, "intermediate_size": 64,
-    "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512,
-    "initializer_range": 0.2,
-}  # fmt: skip
-TINY = {"vocab_size": 30, "dim": 32, "num_layers": 1, "num_heads": 2, "feed_forward_dim": 32, "letter_layer": 1}
 PLAIN = GenerationConfig(max_new_tokens=6)
 LISTEN = "Listen to what is said and answer in a few words: "
 
 
 def built(**llm: Any) -> SpeechLM:
-    torch.manual_seed(0)
-    values = {
-        "encoders": [{"kind": "tiny", "architecture": TINY}],
-        "adapter": {"kind": "stack_mlp"},
-        "llm": {"architecture": LLAMA | llm},
-    }
-    return build_speech_lm(SpeechLMConfig.model_validate(values))
+    return tiny_speech_lm(seed=0, encoders=[TINY], adapter={"kind": "stack_mlp"}, llm=GROUPED | llm, lora=None)
 
 
 @pytest.fixture(scope="module")

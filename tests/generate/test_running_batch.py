@@ -2,29 +2,21 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pytest
 import torch
+from tiny_models import GROUPED, TINY, TOKENIZER, tiny_speech_lm
 
 from sonant.batch import Batch, collate, make_example
 from sonant.chat.messages import Conversation, user
 from sonant.errors import RequestError
 from sonant.generate.engine import RunningBatch, decode, generate
 from sonant.generate.sampling import GenerationConfig
-from sonant.models.build import SpeechLMConfig, build_speech_lm
 from sonant.models.speech_lm import SpeechLM
-from sonant.testing import byte_tokenizer
 
-TOKENIZER = byte_tokenizer()
 NEVER: frozenset[int] = frozenset()
 PROMPTS = ["Say it: ", "and now something that is rather longer than the others", "why?", "a little more, perhaps"]
-LLAMA = {
-    "model_type": "llama", "vocab_size": TOKENIZER.vocab_size, "hidden_size": 32, "intermediate_size": 64,
-    "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128,
-    "initializer_range": 0.2,
-}  # fmt: skip
-TINY = {"vocab_size": 30, "dim": 32, "num_layers": 1, "num_heads": 2, "feed_forward_dim": 32, "letter_layer": 1}
+LLM = GROUPED | {"max_position_embeddings": 128}
 GREEDY = [GenerationConfig(max_new_tokens=n) for n in (9, 6, 12, 8)]
 DRAWN = [
     GenerationConfig(max_new_tokens=9, temperature=1.0, seed=1),
@@ -36,19 +28,9 @@ DRAWN = [
 
 @pytest.fixture(scope="module", params=["plain", "prompt-aware"])
 def model(request: pytest.FixtureRequest) -> SpeechLM:
-    torch.manual_seed(0)
-    values: dict[str, Any] = {
-        "encoders": [{"kind": "tiny", "architecture": TINY}],
-        "adapter": {"kind": "stack_mlp"},
-        "llm": {"architecture": LLAMA},
-        "lora": {"rank": 2},
-        "prompt_lora": {"form": "residual", "hidden_dim": 8} if request.param == "prompt-aware" else None,
-    }
-    model = build_speech_lm(SpeechLMConfig.model_validate(values))
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name or name.startswith("prompt_adapter"):  # as after training
-            torch.nn.init.normal_(parameter, std=0.4)
-    return model
+    prompt_lora = {"form": "residual", "hidden_dim": 8} if request.param == "prompt-aware" else None
+    adapter = {"kind": "stack_mlp"}
+    return tiny_speech_lm(seed=0, moved=0.4, encoders=[TINY], adapter=adapter, llm=LLM, prompt_lora=prompt_lora)
 
 
 def batch_of(*rows: int) -> Batch:

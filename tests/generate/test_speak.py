@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from tiny_models import TOKENIZER, tiny_speech_lm
 from torch import Tensor
 
 from sonant.audio.mel import MelSpec
@@ -17,15 +18,13 @@ from sonant.generate.assistant import Assistant
 from sonant.generate.engine import decode
 from sonant.generate.reply import SoundChunk, SpokenReply, TextPiece
 from sonant.generate.sampling import GenerationConfig
-from sonant.models.build import SpeechLMConfig, build_speech_lm
 from sonant.models.checkpoint import save_speech_lm
 from sonant.models.speech_head.head import SpeechHead
 from sonant.models.speech_head.states import SpokenStates
 from sonant.models.vocoders.base import stream_windows
 from sonant.models.vocoders.vocos import Vocos, VocosConfig
-from sonant.testing import byte_tokenizer, tone
+from sonant.testing import tone
 
-TOKENIZER = byte_tokenizer()
 MEL = MelSpec(num_mels=8)
 CONFIG = GenerationConfig(max_new_tokens=12, seed=3)
 SMALL = {"mel": {"num_mels": 8}, "prenet_dim": 8, "postnet_dim": 8, "max_seconds": 1.0, "max_seconds_per_letter": 0.02}
@@ -65,28 +64,7 @@ QUESTIONS = [
 
 
 def built(head: dict[str, Any] | None, **llm: Any) -> Assistant:
-    torch.manual_seed(1)
-    config = SpeechLMConfig.model_validate(
-        {
-            "encoders": [{"kind": "wavlm", "architecture": {"hidden_size": 16, "num_hidden_layers": 1,
-                          "num_attention_heads": 2, "intermediate_size": 16, "conv_dim": [8, 8], "conv_kernel": [10, 3],
-                          "conv_stride": [5, 2], "num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2,
-                          "feat_extract_norm": "layer", "do_stable_layer_norm": True}}],
-            "adapter": {"kind": "stack_mlp", "stack": 32},
-            "llm": {"architecture": {"model_type": "llama", "vocab_size": TOKENIZER.vocab_size, "hidden_size": 16,
-                                     "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
-                                     "max_position_embeddings": 512, "initializer_range": 0.5, **llm}},
-            "lora": {"rank": 2},
-            "speech_head": head,
-        }
-    )  # fmt: skip
-    model = build_speech_lm(config)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:  # as after training: LoRA must change answers for these tests to say anything
-                parameter.normal_(std=0.5)
-        if model.speech_head is not None and model.speech_head.stop is not None:
-            model.speech_head.stop.bias.fill_(-9.0)  # untrained, it would stop at once or never
+    model = tiny_speech_lm(llm=llm, speech_head=head)
     return Assistant(model, TOKENIZER, vocoder=None if head is None else Buzz())
 
 
