@@ -11,6 +11,7 @@ rows      -------------------------------------
 A row may have holes anywhere: it attends to what is not hidden from it, and where it stands its positions say.
 """
 
+import weakref
 from collections.abc import Sequence
 
 import torch
@@ -118,7 +119,8 @@ class KVCache(Cache):
         """Takes the rows of `other` in, behind its own; both then end at the same column."""
         width, rows, own = max(self.width, other.width), self.rows + other.rows, self.rows
         if rows > len(self._added) or self._end < width:
-            self._move(max(rows, 2 * len(self._added)), width, spare=max(_SPARE, width))
+            room = len(self._added)
+            self._move(room if rows <= room else max(rows, 2 * room), width, spare=max(_SPARE, width))
         first = self._end - width
         self._added[:own, :, first : self._first] = self._hidden
         self._added[own:rows, :, first : self._end - other.width] = self._hidden
@@ -171,13 +173,16 @@ class KVCache(Cache):
 
 
 class _Layer(CacheLayerMixin):
-    """What transformers ask a layer of the cache for: how wide it is. They write by `KVCache.update`, never here."""
+    """What transformers ask a layer of the cache for: how wide it is. They write by `KVCache.update`, never here.
+
+    It does not hold its cache: in a circle megabytes would wait for the garbage collector, which counts objects.
+    """
 
     is_sliding = False
 
     def __init__(self, cache: KVCache) -> None:
         super().__init__()
-        self.cache = cache
+        self._cache = weakref.ref(cache)
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         raise NotImplementedError("KVCache.update writes every layer")
@@ -188,10 +193,16 @@ class _Layer(CacheLayerMixin):
         raise NotImplementedError("KVCache.update writes every layer")
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.cache.width, 0
+        return self._owner.width, 0
 
     def get_seq_length(self) -> int:
-        return self.cache.width - self.cache.num_read
+        return self._owner.width - self._owner.num_read
 
     def get_max_length(self) -> int:
         return -1
+
+    @property
+    def _owner(self) -> KVCache:
+        cache = self._cache()
+        assert cache is not None
+        return cache

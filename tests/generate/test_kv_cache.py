@@ -1,5 +1,7 @@
 """Rows come and go, columns are cut and grown: what a row has written is what it reads."""
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -88,3 +90,24 @@ def test_columns_that_no_row_keeps_are_read_over() -> None:
     written.rows = [[*written.rows[0], 1.0, 2.0], [*written.rows[1], 4.0]]
     assert written.cache.width == 4
     written.say(1000.0)
+
+
+def test_a_cache_that_nobody_holds_is_gone_at_once() -> None:
+    """Its layers held it once, and a server held dozens of dead ones until the garbage collector came by."""
+    written = Written(5, 3)
+    gone, copy = weakref.ref(written.cache), written.cache.beginning(0, 2)
+    gc.disable()
+    try:
+        del written
+        assert gone() is None
+    finally:
+        gc.enable()
+    assert copy.get_seq_length() == 2
+
+
+def test_rows_that_find_room_make_no_more_of_it() -> None:
+    many, one = Written(4, 4, 4, 4), Written(200, first=900)
+    many.cache.keep([0])
+    many.cache.add(one.cache)
+    assert len(many.cache._added) == 4
+    assert many.cache.mask.sum(1).tolist() == [4, 200]
