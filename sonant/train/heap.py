@@ -6,7 +6,7 @@ when the next step asks for them again: 5 % of the CPU time of a small model's s
 
 import ctypes
 
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
 _MOST = 2**31 - 1
 _LARGEST = 32 << 20  # glibc takes no larger threshold; larger blocks come from the kernel and go back to it
 
@@ -17,6 +17,5 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):  # another system, or another C library
         return False
-    wishes = ((_M_MMAP_THRESHOLD, _LARGEST), (_M_TRIM_THRESHOLD, _MOST), (_M_TOP_PAD, 2 * _LARGEST))
-    done = [bool(mallopt(name, value)) for name, value in wishes]  # each is tried
-    return all(done)
+    mallopt(_M_ARENA_MAX, 1)  # what one thread frees serves the others
+    return bool(mallopt(_M_MMAP_THRESHOLD, _LARGEST) and mallopt(_M_TRIM_THRESHOLD, _MOST))
