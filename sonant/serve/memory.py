@@ -9,22 +9,35 @@ import asyncio
 import ctypes
 import gc
 import sys
+from collections.abc import Callable
 from typing import NoReturn
 
 EVERY_S = 2.0  # a few milliseconds each time
+_M_MMAP_THRESHOLD = -3  # malloc.h
+_LARGE = 1 << 20
 
 
 def settle() -> None:
-    """Leaves all that there is now, which is what was loaded, out of what is looked through for garbage."""
+    """Leaves all that there is now, which is what was loaded, out of what is looked through for garbage.
+
+    From now on large blocks come from the system, and go back as soon as they are freed; else glibc learns, from those
+    that are freed, to cut ever larger ones out of its own memory, where the next that is larger still finds no room.
+    """
     gc.collect()
     gc.freeze()
+    if (mallopt := _of_glibc("mallopt")) is not None:
+        mallopt(_M_MMAP_THRESHOLD, _LARGE)
 
 
 def give_back() -> None:
     """Gives back what nobody can reach any more, and what was freed. Takes a second unless things have settled."""
     gc.collect()
-    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
-        trim(0)  # glibc's: with the thread's lock on Python released
+    if (trim := _of_glibc("malloc_trim")) is not None:
+        trim(0)  # with the thread's lock on Python released
+
+
+def _of_glibc(name: str) -> Callable[..., int] | None:
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
 
 
 async def keep_giving_back() -> NoReturn:

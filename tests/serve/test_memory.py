@@ -65,6 +65,18 @@ def test_memory_between_things_that_stay_goes_back_to_the_system() -> None:
     assert held - _resident() > 80 * MB
 
 
+@pytest.mark.usefixtures("settled")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told to give back")
+def test_large_blocks_go_back_as_soon_as_they_are_freed() -> None:
+    del [bytearray(16 * MB)][:]  # from which glibc would learn that blocks of so much are its own to keep
+    blocks = [(bytearray(b"1" * (2 * MB)), bytearray(b"1" * 100_000)) for _ in range(50)]
+    held = _resident()
+    stay = [small for _, small in blocks]
+    blocks.clear()
+    assert len(stay) == 50
+    assert held - _resident() > 80 * MB
+
+
 def test_a_server_that_listens_gives_back_again_and_again(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     given = threading.Semaphore(0)
     told: list[Any] = []
