@@ -11,6 +11,7 @@ The choice rests on accuracy alone, never on a clock: a run that goes on later m
 """
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from typing import Literal
 
@@ -30,7 +31,7 @@ def fast_matmul(kind: Matmul = "auto", *, device: torch.device | str = "cpu") ->
     try:
         torch.set_float32_matmul_precision("medium" if kind == "auto" else kind)
         chosen: Literal["highest", "medium"] = "highest" if kind == "highest" else "medium"
-        if kind == "auto" and _error(torch.device(device)) > _TOLERANCE:
+        if kind == "auto" and _error_of_medium(torch.device(device)) > _TOLERANCE:
             chosen = "highest"
             torch.set_float32_matmul_precision(chosen)
         yield chosen
@@ -38,8 +39,9 @@ def fast_matmul(kind: Matmul = "auto", *, device: torch.device | str = "cpu") ->
         torch.set_float32_matmul_precision(before)
 
 
-def _error(device: torch.device) -> float:
-    """Returns the largest error of a product as matrices are multiplied now, relative to its largest number."""
+@functools.cache
+def _error_of_medium(device: torch.device) -> float:
+    """Returns the largest error of a product, relative to its largest number; call it while "medium" is set."""
     random = torch.Generator().manual_seed(0)
     a, b = (torch.randn(256, 256, generator=random) for _ in range(2))
     exact = a.double() @ b.double()

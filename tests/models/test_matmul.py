@@ -3,13 +3,16 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from sonant.models import matmul
 from sonant.models.matmul import fast_matmul
 
 
 @pytest.fixture(autouse=True)
 def as_before() -> Iterator[None]:
     before = torch.get_float32_matmul_precision()
+    matmul._error_of_medium.cache_clear()  # it is measured once in a process
     yield
+    matmul._error_of_medium.cache_clear()
     assert torch.get_float32_matmul_precision() == before
 
 
