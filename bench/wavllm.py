@@ -1,7 +1,7 @@
 """WavLLM on the tiny world: stage 1 over three seeds, then stage 2 and the arms that its prompt adapter has to beat.
 
 Runs that are there are measured, and what is missing is said. BENCH_TRAIN=1 trains those, one after the other, each on
-one core: about 5 minutes a stage 1 and 25 a stage 2, three hours for all of them.
+one core: about 5 minutes a stage 1 and 30 to 50 a stage 2, four hours for all of them.
 """
 
 import os

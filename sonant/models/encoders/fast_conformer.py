@@ -83,9 +83,18 @@ def _subsample(module: ParakeetEncoderSubsamplingConv2D, features: Tensor, lengt
             silence = (~F.pad(is_clip, (0, hidden.shape[1] - line.num_positions))).nonzero()[:, 0]
         if isinstance(after, nn.ReLU):  # of one channel, or 1 x 1: as products
             assert isinstance(layer, nn.Conv2d)
-            hidden = _LinearReLU.apply(hidden, layer.weight.flatten(1), layer.bias, silence)
+            hidden = _linear_relu(hidden, layer.weight.flatten(1), layer.bias, silence)
     frames = module.linear(hidden.transpose(2, 3).flatten(2))  # (1, T, mels and channels) as the weights expect them
     return line.unpack(frames)[:, : int(lengths.max())], lengths
+
+
+def _linear_relu(x: Tensor, weight: Tensor, bias: Tensor | None, silence: Tensor) -> Tensor:
+    """See `_LinearReLU`; autocast, which casts what goes into a product, does not see into it."""
+    assert bias is not None
+    if torch.is_autocast_enabled(x.device.type):
+        x, weight, bias = (each.to(torch.get_autocast_dtype(x.device.type)) for each in (x, weight, bias))
+    made: Tensor = _LinearReLU.apply(x, weight, bias, silence)
+    return made
 
 
 class _LinearReLU(torch.autograd.Function):

@@ -36,3 +36,18 @@ def test_batch_norm_keeps_its_statistics_in_training(build: Any) -> None:
     assert encoder.training
     assert encoder.model.layers[0].training
     assert not encoder.model.layers[0].conv.norm.training
+
+
+def test_it_learns_under_bf16_autocast_what_it_learns_without(build: Any) -> None:
+    """Its own gradients of the first convolutions met bfloat16 once, and float32 weights: an error in every step."""
+    features, lengths = torch.randn(3, 60, 80), torch.tensor([60, 44, 9])
+    gradients = []
+    for enabled in (False, True):
+        encoder = build("parakeet")
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            frames = encoder(features, lengths)
+        (frames.float() * torch.linspace(-1, 1, frames.shape[-1])).sum().backward()
+        gradients.append([layer.weight.grad for layer in encoder.model.subsampling.layers if hasattr(layer, "weight")])
+    for exact, rounded in zip(*gradients, strict=True):
+        assert rounded.dtype == torch.float32
+        assert torch.nn.functional.cosine_similarity(exact.flatten(), rounded.flatten(), dim=0) > 0.99
