@@ -39,7 +39,7 @@ def settled() -> Iterator[None]:
 
 @pytest.mark.usefixtures("settled")
 def test_what_was_answered_leaves_no_cache(cascade: Assistant) -> None:
-    # A cache and its layers refer to each other: 70 MB of them lay there after 20 seconds of load.
+    # A cache and its layers referred to each other: 70 MB of them lay there after 20 seconds of load.
     question = Question(Conversation((user("who is the friend of the shark"),)), GenerationConfig(max_new_tokens=2))
 
     async def work() -> list[list[Event]]:
