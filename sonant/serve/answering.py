@@ -45,17 +45,20 @@ class AnswererStats:
 class Answerer:
     """Answers questions together; each gets the answer that the model gives to it alone.
 
-    max_rows: how many are answered at a time, those that are being said included; max_waiting: how many more may wait.
+    max_rows: how many are answered at a time, those that are being said included; max_waiting: how many more may wait;
+    threads: how many the model computes with; None: as many as torch takes.
     """
 
-    def __init__(self, assistant: Assistant, *, max_rows: int = 16, max_waiting: int = 64) -> None:
+    def __init__(
+        self, assistant: Assistant, *, max_rows: int = 16, max_waiting: int = 64, threads: int | None = None
+    ) -> None:
         self.assistant = assistant
         self._queue = RequestQueue(room=max_rows + max_waiting)
         self._scheduler = Scheduler(assistant, self._queue, max_rows=max_rows)
         # A thread that starts a team of threads of its own has OpenMP put them all to sleep between two products from
         # then on, also those of the model.
         self._makers = ThreadPoolExecutor(1, "sonant-examples", _compute_with, (1,))
-        self._num_threads = torch.get_num_threads()
+        self._num_threads = threads or torch.get_num_threads()
         self._thread = threading.Thread(target=self._run, name="sonant-answers", daemon=True)
 
     def start(self) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx2
 import pytest
+import torch
 from openai import AsyncOpenAI, OpenAI
 from serving import OwnDecoder, serving, wav
 from websockets.asyncio.client import connect
@@ -23,7 +24,7 @@ from sonant.chat.messages import AudioPart, Conversation, user
 from sonant.errors import ConfigError
 from sonant.generate.assistant import Assistant
 from sonant.serve import running
-from sonant.serve.running import bound, load_service
+from sonant.serve.running import bound, load_service, threads_of
 from sonant.serve.service import Service
 from sonant.serve.settings import ServeConfig, trained_wordings
 
@@ -68,6 +69,29 @@ def test_a_port_that_is_taken_is_told_in_one_line() -> None:
         taken.listen()
         with pytest.raises(ConfigError, match="cannot be listened on"):
             bound(ServeConfig(port=taken.getsockname()[1]))
+
+
+def test_what_follows_the_headers_does_not_wait_for_the_client() -> None:
+    # The first token came 40 ms late: the listening socket named no protocol, so asyncio left Nagle's algorithm on, and
+    # the client's kernel delays the acknowledgement that it waits for.
+    with bound(ServeConfig(port=0)) as listening:
+        listening.listen()
+        with socket.create_connection(listening.getsockname()[:2]), listening.accept()[0] as accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+@pytest.mark.parametrize(
+    ("asked", "named", "cores", "threads"),
+    [(None, None, 2, 1), (None, None, 16, 15), (None, None, 1, 1), (None, "2", 2, 2), (3, "2", 2, 3), (3, None, 8, 3)],
+)
+def test_one_core_is_left_for_requests_unless_somebody_says_otherwise(
+    asked: int | None, named: str | None, cores: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if named is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", named)
+    assert threads_of(asked) == threads
 
 
 def test_wordings_come_from_the_training_if_it_left_any(tmp_path: Path) -> None:
