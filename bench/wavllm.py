@@ -72,7 +72,7 @@ def train() -> None:
     for seed in SEEDS:
         _run(f"prompt{seed}", seed, [] if seed in SEEDS_OF_STAGE2 else ["stage2=null"])
     for seed in SEEDS_OF_SEMANTIC:
-        _run(f"semantic{seed}", seed, ["model.encoders=[{kind: tiny, path: tiny/encoder}]", "stage2=null"])
+        _run(f"semantic{seed}", seed, ["model.encoders=[{kind: tiny, path: tiny/manners-encoder}]", "stage2=null"])
     for arm, settings in ARMS.items():
         for seed in SEEDS_OF_STAGE2:
             begin = FOLDER / f"prompt{seed}" / "stage1" / "model"

@@ -29,6 +29,7 @@ from sonant.data.loader import BatchStream, LoaderConfig
 from sonant.data.manifest import Manifest
 from sonant.data.measure import RowSizes
 from sonant.data.plan import PlanConfig
+from sonant.errors import ModelError
 from sonant.evaluate.metrics.text import WER
 from sonant.generate.recognizer import CTCRecognizer
 from sonant.models.encoders.base import EncoderConfig
@@ -54,7 +55,8 @@ class TinyEncoderRecipe(Config):
     """Every choice of a run; the defaults made the encoder that is shipped."""
 
     tokenizer: str = "tiny/llm"  # folder or hub id; its tokens are what the CTC head spells in
-    architecture: TinyArchitecture = TinyArchitecture()
+    begin: str | None = None  # an encoder to go on from: tiny/NAME or a folder; None: from nothing
+    architecture: TinyArchitecture = TinyArchitecture()  # of one from nothing
     augment: AugmentConfig = AUGMENT
     silence_s: float = Field(default=0.4, ge=0)  # at most this much before and after half of the clips each
     telephone_share: float = Field(default=0.2, ge=0, le=1)  # of clips cut off at 4 kHz
@@ -85,8 +87,7 @@ def build_encoder(
     provenance = Provenance(config, command)
     torch.manual_seed(config.train.seed)
     tokenizer = ChatTokenizer.from_folder(resolve_part(config.tokenizer))
-    shape = config.architecture.model_dump() | {"vocab_size": tokenizer.vocab_size}
-    encoder = TinyEncoder(EncoderConfig(kind="tiny", architecture=shape))
+    encoder = _begun(config, vocab_size=tokenizer.vocab_size)
     stream = make_stream(config, manifests, encoder, tokenizer)
     say(f"{sum(p.numel() for p in encoder.parameters()):,} parameters; {len(stream.lengths):,} clips")
     result = train(
@@ -104,6 +105,19 @@ def build_encoder(
     scores = word_error_rates(encoder.eval(), tokenizer, dev or {})
     provenance.write(out, steps=result.step, data=manifests, dev_word_error_rate=scores)
     return scores
+
+
+def _begun(config: TinyEncoderRecipe, *, vocab_size: int) -> TinyEncoder:
+    if config.begin is None:
+        shape = config.architecture.model_dump() | {"vocab_size": vocab_size}
+        return TinyEncoder(EncoderConfig(kind="tiny", architecture=shape))
+    encoder = TinyEncoder(EncoderConfig(kind="tiny", path=config.begin))
+    if (spelled := encoder.ctc_head.out_features - 1) != vocab_size:
+        raise ModelError(
+            f"begin: {config.begin} spells in {spelled} tokens, {config.tokenizer} has {vocab_size}; give the "
+            "tokenizer that it was trained with"
+        )
+    return encoder
 
 
 def make_stream(

@@ -15,6 +15,7 @@ from sonant.chat.messages import AudioPart, Conversation, assistant, user
 from sonant.chat.tokenizer import ChatTokenizer
 from sonant.config import validate
 from sonant.data.manifest import write
+from sonant.errors import ModelError
 from sonant.models.encoders.base import EncoderConfig
 from sonant.models.encoders.load import load_encoder
 from sonant.models.encoders.tiny import TinyEncoder
@@ -110,7 +111,7 @@ def test_ears_without_silence_or_telephone_change_nothing() -> None:
     np.testing.assert_array_equal(ears().samples(samples, sample_rate_hz=16_000, rng=np.random.default_rng(0)), samples)
 
 
-def build(tmp_path: Path, *, steps: int) -> dict[str, float]:
+def build(tmp_path: Path, *, steps: int, **settings: Any) -> dict[str, float]:
     byte_tokenizer().save(tmp_path / "tokenizer")
     train = manifest_of(tmp_path, "train", ["a", "b", "c", "ab", "ba", "ac", "ca", "bc", "abc", "cba", "bac", "cab"])
     dev = manifest_of(tmp_path, "dev", ["cb", "bca", "acb"])
@@ -123,7 +124,7 @@ def build(tmp_path: Path, *, steps: int) -> dict[str, float]:
         "learning_rate": 5e-3,
         "plan": {"token_budget": 100, "micro_batches": 1},
         "train": {"steps": steps, "warmup_steps": 2},
-    }
+    } | settings
     config = validate(TinyEncoderRecipe, values, where="test")
     out, run_dir = tmp_path / "encoder", tmp_path / "run"
     return build_encoder([train], out, config=config, run_dir=run_dir, dev={"tones": dev}, command="make", say=str)
@@ -137,6 +138,21 @@ def test_a_run_leaves_a_folder_that_loads_and_says_where_it_comes_from(tmp_path:
     assert provenance["command"] == "make"
     assert provenance["dev_word_error_rate"] == scores
     assert len(provenance["data"]["train.jsonl"]) == 64
+
+
+def test_a_run_goes_on_from_the_encoder_that_begin_names(tmp_path: Path) -> None:
+    build(tmp_path, steps=1)
+    begun = load_encoder(EncoderConfig(kind="tiny", path=str(tmp_path / "encoder"))).state_dict()
+    (again := tmp_path / "again").mkdir()
+    build(again, steps=1, begin=str(tmp_path / "encoder"), learning_rate=1e-9)
+    after = load_encoder(EncoderConfig(kind="tiny", path=str(again / "encoder"))).state_dict()
+    for name, weight in begun.items():
+        torch.testing.assert_close(after[name], weight, rtol=0, atol=2e-3)  # half precision on disk
+
+
+def test_an_encoder_that_spells_in_other_tokens_is_no_beginning(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="begin: tiny/encoder spells in 640 tokens"):
+        build(tmp_path, steps=1, begin="tiny/encoder")
 
 
 @pytest.mark.recipe
