@@ -68,26 +68,27 @@ def forced_alignment(log_probs: Tensor, lengths: Tensor, targets: Tensor, target
     states = F.pad(targets[..., None], (1, 0), value=blank).flatten(1)
     states = F.pad(states, (0, 1), value=blank)
     may_skip = (states != blank) & (states != F.pad(states, (2, 0), value=blank)[:, :-2])
+    skip = torch.zeros_like(states, dtype=torch.float32).masked_fill_(~may_skip, -torch.inf)
     emitted = log_probs.float().gather(2, states[:, None].expand(-1, size, -1))  # (A, T, 2N + 1)
-    score = torch.full_like(states, -torch.inf, dtype=torch.float32)
-    score[:, 0] = 0.0  # before the first frame; a first token is a step of 1
-    steps = []
-    for frame in range(size):
-        one = F.pad(score, (1, 0), value=-torch.inf)[:, :-1]
-        two = F.pad(score, (2, 0), value=-torch.inf)[:, :-2].masked_fill(~may_skip, -torch.inf)
-        best, step = torch.stack([score, one, two]).max(dim=0)
-        goes_on = (frame < lengths)[:, None]
-        score = torch.where(goes_on, best + emitted[:, frame], score)
-        steps.append(torch.where(goes_on, step, 0))
+    # Of the best path to each state, in front of which are two that nothing comes from.
+    score = emitted.new_full((len(states), 2 + states.shape[1]), -torch.inf)
+    score[:, 2] = 0.0  # before the first frame; a first token is a step of 1
+    scores = [score]
+    for at_frame in emitted.unbind(1):
+        best = torch.maximum(score[:, 2:], score[:, 1:-1]).maximum(score[:, :-2] + skip)
+        scores.append(score := F.pad(best + at_frame, (2, 0), value=-torch.inf))
+    past = torch.stack(scores)  # (T + 1, A, 2 + 2N + 1)
+    at_end = past[lengths, torch.arange(len(states), device=states.device), 2:]
+    none, one, two = past[:-1, :, 2:], past[:-1, :, 1:-1], past[:-1, :, :-2] + skip
+    steps = torch.where(two > torch.maximum(none, one), 2, (one > none).long())
+    steps *= valid_mask(lengths, size).T[..., None]  # what comes after a clip's end leads nowhere
     last = 2 * target_lengths[:, None]
     ends = torch.cat([last, (last - 1).clamp(min=0)], dim=1)
-    state = ends.take_along_dim(score.take_along_dim(ends, dim=1).argmax(dim=1, keepdim=True), dim=1)
-    path = []
-    for step in reversed(steps):
+    state = ends.take_along_dim(at_end.take_along_dim(ends, dim=1).argmax(dim=1, keepdim=True), dim=1)
+    path = [targets.new_zeros(len(targets), 0)]
+    for step in reversed(steps.unbind()):
         path.append(state)
-        state = state - step.take_along_dim(state, dim=1)
-    if not path:
-        return targets.new_zeros(len(targets), 0)
+        state = state - step.gather(1, state)
     states_passed = torch.cat(path[::-1], dim=1)
     is_own = (states_passed % 2 == 1) & valid_mask(lengths, size)
     return torch.where(is_own, states_passed // 2, OUTSIDE)
