@@ -66,6 +66,7 @@ class ProjectorStage(Stage):
 
     lr: float = Field(gt=0)
     weight_decay: float = Field(0.01, ge=0)
+    least_gain: float = Field(0.0, ge=0)  # of the metric, for a step to be kept: a dev set's rows come and go by chance
 
     def groups(self, model: nn.Module, pattern: str) -> list[dict[str, Any]]:
         """Returns the optimiser's group of the parameters that match; all others are frozen."""
@@ -169,7 +170,7 @@ def spoken_as(row: Conversation, *, normalize: Callable[[str], str] = str) -> Co
 
 
 def keep_better(
-    stage: Stage,
+    stage: ProjectorStage,
     result: TrainResult,
     start: Mapping[str, float] | None,
     *,
@@ -177,7 +178,7 @@ def keep_better(
     run_dir: Path,
     say: Callable[[str], None],
 ) -> None:
-    """Makes run_dir/model: the stage's best, or its last if it has no metric; `before` if nothing was better than it.
+    """Makes run_dir/model: the stage's best, or its last without a metric; `before` if it gained `least_gain` or less.
 
     start: the scores of the model that the stage began with, which is the one in `before`.
     """
@@ -185,9 +186,9 @@ def keep_better(
     if start is not None and stage.metric is not None and result.best is not None:
         gain = (result.best - start[stage.metric]) * (1 if stage.metric_mode == "max" else -1)
         say(f"{stage.metric}: {start[stage.metric]:.4g} before, {result.best:.4g} at best")
-        if gain <= 0:
+        if gain <= stage.least_gain:
             kept = before
-            say("no step was better than the model it began with, which is kept")
+            say(f"no step was better by more than {stage.least_gain:g} than the model it began with, which is kept")
     copy_speech_lm(kept, run_dir / "model")
 
 
