@@ -113,10 +113,7 @@ def _begun(config: TinyEncoderRecipe, *, vocab_size: int) -> TinyEncoder:
         return TinyEncoder(EncoderConfig(kind="tiny", architecture=shape))
     encoder = TinyEncoder(EncoderConfig(kind="tiny", path=config.begin))
     if (spelled := encoder.ctc_head.out_features - 1) != vocab_size:
-        raise ModelError(
-            f"begin: {config.begin} spells in {spelled} tokens, {config.tokenizer} has {vocab_size}; give the "
-            "tokenizer that it was trained with"
-        )
+        raise ModelError(f"begin: {config.begin} spells in {spelled} tokens, {config.tokenizer} has {vocab_size}")
     return encoder
 
 
