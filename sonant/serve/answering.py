@@ -117,6 +117,7 @@ class Answerer:
         else:
             self._queue.make_ready([request])
 
+    @torch.inference_mode()  # a tenth faster than without gradients alone; nothing here is ever trained
     def _run(self) -> None:
         _compute_with(self._num_threads)
         while not self._queue.stopped:
