@@ -43,10 +43,12 @@ def export_peft(folder: str | os.PathLike[str], out: str | os.PathLike[str]) -> 
     assert isinstance(config, SpeechLMConfig), "load_speech_lm gives models their configuration"
     settings, tensors = _settings(model), _tensors(model)
     base = settings.base_model_name_or_path = resolve_part(str(config.llm.path))
-    remarks = (
+    remarks: tuple[str, ...] = (
         f"The LoRA of {len(tensors) // 2} linear layers of the LLM {base}: what it learned for text and speech.",
         "No encoder and no adapter are in here: with this alone, the LLM reads and hears nothing.",
     )
+    if config.llm.quantize is not None:
+        remarks += (f"It learned beside weights rounded to {config.llm.quantize}: beside others it says other things.",)
     exported = Exported(Path(out).absolute(), {"lora": sum(t.numel() for t in tensors.values())}, remarks)
     with new_folder(out) as place:
         settings.save_pretrained(place)

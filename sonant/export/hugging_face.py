@@ -28,6 +28,7 @@ from sonant.models.build import SpeechLMConfig
 from sonant.models.checkpoint import load_speech_lm
 from sonant.models.lora import lora_layers, merge_lora
 from sonant.models.parts import architecture_of, quiet_transformers
+from sonant.models.quantized import refuse_quantized
 from sonant.models.speech_lm import SpeechLM, part_of
 
 _HEAD = {"library_name": "transformers", "pipeline_tag": "audio-text-to-text", "tags": ["sonant", "speech"]}
@@ -50,10 +51,11 @@ def export_hf(folder: str | os.PathLike[str], out: str | os.PathLike[str], *, me
     merge: adds LoRA to the LLM's weights, where there is LoRA; else it stays apart.
 
     Raises: CheckpointError if `out` is not free or `folder` no checkpoint; ModelError if a LoRA that each prompt scales
-    is to be merged.
+    is to be merged, or the LLM is quantised.
     """
     source = Path(folder).absolute()
     model, tokenizer = load_speech_lm(source), ChatTokenizer.from_folder(source)
+    refuse_quantized(model.llm, "the LLM cannot be exported")
     vocoder = source / "vocoder"
     remarks = _remarks(model, merge=merge, has_vocoder=vocoder.is_dir())
     if merge:

@@ -32,6 +32,7 @@ from sonant.errors import CheckpointError, ConfigError
 from sonant.models.build import SpeechLMConfig, build_speech_lm
 from sonant.models.lora import lora_layers
 from sonant.models.parts import quiet_transformers, resolve_part
+from sonant.models.quantized import is_quantized
 from sonant.models.speech_lm import SpeechLM, part_of
 
 FORMAT, VERSION = "sonant-speech-lm", 1
@@ -58,9 +59,11 @@ def save_speech_lm(
 
     include "trained" holds the adapters, LoRA, and each encoder or LLM that trains, ever came out of a checkpoint, or
     has nowhere else to come from (random weights); "all" holds every part, so that the folder stands alone.
+    A quantised LLM is named and never held: who loads the folder rounds it again.
     state: the model's whole state dict, where it is sharded over ranks; otherwise taken from `model`.
 
-    Raises: CheckpointError if the model was not made by `build_speech_lm` or the folder holds something else.
+    Raises: CheckpointError if the model was not made by `build_speech_lm`, the folder holds something else, or a
+    quantised LLM would have to be held.
     """
     target = Path(folder).absolute()
     config = model.config
@@ -69,6 +72,11 @@ def save_speech_lm(
     if target.exists() and not (target / "config.json").exists() and (target.is_file() or any(target.iterdir())):
         raise CheckpointError(f"{target}: exists and is no checkpoint; choose another folder")
     held = held_parts(model, config, include=include)
+    if "llm" in held and is_quantized(model.llm):
+        raise CheckpointError(
+            "a quantised LLM is kept by the path it came from, and rounded again when loaded; save what was trained "
+            '(include "trained"; `save: trained` of a recipe), and train nothing of the LLM but LoRA'
+        )
     tensors = model.state_dict() if state is None else state
     temporary = target.with_name(f".{target.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)

@@ -11,7 +11,8 @@ from torch import nn
 
 from sonant.config import Config
 from sonant.errors import ModelError
-from sonant.models.speech_lm import SpeechLM
+from sonant.models.quantized import refuse_quantized
+from sonant.models.speech_lm import SpeechLM, part_of
 
 FROZEN = "frozen"
 
@@ -45,10 +46,14 @@ class FreezePlan:
     def apply(self, model: nn.Module) -> list[dict[str, Any]]:
         """Returns optimiser groups ({name, params, lr, weight_decay, start_step}) of rates above 0; sets requires_grad.
 
-        Raises: ModelError for a pattern that decides nothing, since a plan that does not act is a mistake.
+        Raises: ModelError for a pattern that decides nothing, since a plan that does not act is a mistake, and for one
+        that would train a quantised LLM.
         """
         assigned = self._assign(model)
         named = dict(model.named_parameters())
+        for name, group in assigned.items():
+            if isinstance(model, SpeechLM) and part_of(name) == "llm" and group and self.groups[group].lr > 0:
+                refuse_quantized(model.llm, f"freeze plan: group {group!r} cannot train {name!r}")
         for name, parameter in named.items():
             group = assigned[name]
             parameter.requires_grad_(group is not None and self.groups[group].lr > 0)

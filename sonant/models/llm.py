@@ -16,6 +16,7 @@ from sonant.errors import ModelError
 from sonant.models.lora import packed_scale, scale_kept
 from sonant.models.packing import Pack, reads_packs, use_packed_attention
 from sonant.models.parts import quiet_transformers, read_part_config, resolve_part
+from sonant.models.quantized import Quantize, quantization, settle
 
 DTYPES: Mapping[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -28,20 +29,24 @@ class LLMConfig(Config):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     attention: Literal["sdpa", "eager", "flash_attention_2", "flex_attention"] = "sdpa"
     gradient_checkpointing: bool = False  # keeps no activations inside layers; training computes them twice
+    quantize: Quantize | None = None  # rounds frozen linear layers as they are loaded from `path`; LoRA learns beside
 
     @pydantic.model_validator(mode="after")
     def _one_origin(self) -> "LLMConfig":
         if (self.path is None) == (self.architecture is None):
             raise ValueError("give either path (a folder or hub id) or architecture (random weights), not both or none")
+        if self.quantize is not None and self.path is None:
+            raise ValueError("quantize rounds weights that were trained: give path, or leave quantize out")
         return self
 
 
 def load_llm(config: LLMConfig) -> PreTrainedModel:
     """Returns the language model in eval mode, in `config.dtype`, its token embeddings first checked to work as inputs.
 
-    Inside `torch.device("meta")` an architecture is built without memory for its weights.
+    Inside `torch.device("meta")` an architecture is built without memory for its weights. A quantised model is frozen.
 
-    Raises: ModelError if the model is missing, is no text model, has no safetensors or would run its own code.
+    Raises: ModelError if the model is missing, is no text model, has no safetensors or would run its own code; if it is
+    to be quantised and already is, or bitsandbytes is not installed.
     """
     llm = _pretrained(config) if config.path is not None else _random(config)
     check_embeddings(llm)
@@ -165,7 +170,10 @@ def _pack_if_exact(llm: PreTrainedModel) -> None:
 def _pretrained(config: LLMConfig) -> PreTrainedModel:
     assert config.path is not None
     path = os.path.expanduser(resolve_part(config.path))
-    read_part_config(path)  # refuses code that comes with weights
+    values = read_part_config(path)  # refuses code that comes with weights
+    if config.quantize is not None and "quantization_config" in values:
+        raise ModelError(f"{config.path}: is quantised already, and stays as it is; leave quantize out")
+    how = None if config.quantize is None else quantization(config.quantize, DTYPES[config.dtype])
     try:
         with quiet_transformers():
             llm, info = AutoModelForCausalLM.from_pretrained(
@@ -175,6 +183,7 @@ def _pretrained(config: LLMConfig) -> PreTrainedModel:
                 use_safetensors=True,
                 trust_remote_code=False,
                 output_loading_info=True,
+                **({} if how is None else {"quantization_config": how}),
             )
     except (OSError, RuntimeError, ValueError, KeyError, ImportError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -185,6 +194,8 @@ def _pretrained(config: LLMConfig) -> PreTrainedModel:
     if missing := sorted(info["missing_keys"]):
         raise ModelError(f"{config.path}: lacks {len(missing)} weights of {type(llm).__name__}, such as {missing[0]}")
     model: PreTrainedModel = llm
+    if how is not None:
+        settle(model)
     return model
 
 

@@ -19,6 +19,7 @@ from sonant.config import Config
 from sonant.errors import ModelError
 from sonant.models.low_rank import LowRankLinear
 from sonant.models.packing import Pack
+from sonant.models.quantized import refuse_quantized
 
 # The linear layers of Llama, Mistral, Qwen, Gemma, Granite, OLMo, SmolLM; Phi-3 and GLM fuse some of them.
 _KNOWN_TARGETS = (
@@ -195,8 +196,9 @@ def multiply_lora(llm: nn.Module, factor: float) -> None:
 def merge_lora(llm: nn.Module) -> None:
     """Adds every `alpha / rank * B A` to its weight and removes LoRA: `llm` has plain linear layers again.
 
-    Raises: ModelError if there is no LoRA, or each prompt scales it differently.
+    Raises: ModelError if there is no LoRA, each prompt scales it differently, or the LLM is quantised.
     """
+    refuse_quantized(llm, "LoRA cannot be merged")
     named = [(name, module) for name, module in llm.named_modules() if isinstance(module, LoraLayer)]
     if not named:
         raise ModelError("there is no LoRA to merge in this LLM")

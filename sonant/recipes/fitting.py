@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, model_validator
 
 from sonant.audio.augment import AugmentConfig, Augmenter
 from sonant.audio.features import FeatureSpec
@@ -50,6 +50,12 @@ class ModelSettings(Config):
     save: Literal["trained", "all"] = "trained"  # "all" makes a folder that needs no other
     wordings: EndpointWordings = EndpointWordings()  # how `sonant serve` asks the model for what it was trained to do
     train: TrainConfig = TrainConfig()
+
+    @model_validator(mode="after")
+    def _names_what_is_quantized(self) -> "ModelSettings":
+        if self.save == "all" and self.model.llm.quantize is not None:
+            raise ValueError("a quantised LLM (model.llm.quantize) is never saved, only named; use save=trained")
+        return self
 
     @property
     def provenance(self) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from sonant.errors import TrainingError
+from sonant.models.quantized import is_quantized
 
 Parallel = Literal["auto", "none", "ddp", "fsdp2"]
 PATIENCE = timedelta(hours=4)  # how long the other ranks wait while rank 0 validates or saves
@@ -111,6 +112,12 @@ def on_rank_zero(act: Callable[[], Any], *, ranks: Ranks, group: dist.ProcessGro
     return on_each_rank(act if ranks.rank == 0 else lambda: None, group=group)[0]
 
 
+def refuse_sharding(*, quantized: bool) -> None:
+    """Raises TrainingError, for an LLM that is `quantized`."""
+    if quantized:
+        raise TrainingError("train.parallel=fsdp2 cannot shard a quantised LLM (model.llm.quantize); use ddp")
+
+
 def parallelize(module: nn.Module, *, layers_of: nn.Module, how: Parallel, ranks: Ranks) -> nn.Module:
     """Returns `module` on its device, ready to train with the other ranks.
 
@@ -121,6 +128,8 @@ def parallelize(module: nn.Module, *, layers_of: nn.Module, how: Parallel, ranks
 
     Ranks must exchange the same gradients in the same order, whatever their micro-batches hold: each trained parameter
     takes part in each forward, and what goes into an LLM layer needs a gradient on all ranks or on none.
+
+    Raises: TrainingError if `how` is not for so many processes, or not for what `layers_of.llm` is.
     """
     if ranks.world_size == 1 or how == "none":
         if ranks.world_size > 1:
@@ -133,6 +142,7 @@ def parallelize(module: nn.Module, *, layers_of: nn.Module, how: Parallel, ranks
             "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False
         }
         return DistributedDataParallel(module.to(ranks.device), gradient_as_bucket_view=True, **options)
+    refuse_sharding(quantized=is_quantized(getattr(layers_of, "llm", layers_of)))
     mesh = init_device_mesh(ranks.device.type, (ranks.world_size,))
     for layer in llm_layers(layers_of):
         fully_shard(layer, mesh=mesh)

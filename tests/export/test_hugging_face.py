@@ -20,6 +20,7 @@ from sonant.export.hf.modeling import SonantForConditionalGeneration
 from sonant.export.hf.processing import SonantProcessor
 from sonant.export.hugging_face import export_hf
 from sonant.generate.assistant import Assistant
+from sonant.models import quantized
 
 Saved = Callable[..., Path]
 Said = Callable[..., list[list[int]]]
@@ -125,6 +126,16 @@ def test_lora_that_each_prompt_scales_is_kept_apart(
     del inputs["prompt_ids"]
     with pytest.raises(RequestError, match="prompt_ids"):
         model.generate(**inputs)
+
+
+@pytest.mark.parametrize("merge", [True, False])
+def test_a_quantized_llm_is_refused(
+    checkpoint: Path, tmp_path: Path, merge: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quantized, "is_quantized", lambda llm: True)
+    with pytest.raises(ModelError, match=r"the LLM cannot be exported: .* --to peft"):
+        export_hf(checkpoint, tmp_path / "out", merge=merge)
+    assert not (tmp_path / "out").exists()
 
 
 def test_lora_of_a_fixed_scale_is_merged_with_it(

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -106,6 +107,13 @@ def test_several_processes_without_a_way_to_share_are_an_error() -> None:
     unit = torch.nn.Linear(1, 1)
     with pytest.raises(TrainingError, match="2 processes were started; use ddp or fsdp2"):
         parallelize(unit, layers_of=unit, how="none", ranks=Ranks(torch.device("cpu"), 0, 2))
+
+
+def test_a_quantized_llm_is_not_sharded() -> None:
+    unit: Any = torch.nn.Linear(1, 1)
+    unit.is_quantized = True
+    with pytest.raises(TrainingError, match=r"cannot shard a quantised LLM .* use ddp"):
+        parallelize(unit, layers_of=unit, how="fsdp2", ranks=Ranks(torch.device("cpu"), 0, 2))
 
 
 @pytest.mark.recipe
