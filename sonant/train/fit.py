@@ -1,6 +1,7 @@
 """Will it fit? Parameters, memory and time of a training step on N devices of M bytes, part by part.
 
 weights      every parameter and buffer, at its type           sharded with fsdp2
+             (what a quantised LLM rounds: in 8 or 4 bits)
 gradients    of what trains                                    sharded with fsdp2
 optimiser    AdamW's two states of what trains                 sharded with fsdp2
 held         most that forward and backward hold beside them, followed through the real code (`dry_step`)
@@ -17,7 +18,10 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from sonant.batch import Batch
-from sonant.train.distributed import llm_layers
+from sonant.models.build import SpeechLMConfig
+from sonant.models.quantized import quantized_bytes
+from sonant.models.speech_lm import SpeechLM
+from sonant.train.distributed import llm_layers, refuse_sharding
 from sonant.train.dry_run import GRADIENTS, HEAD, Call, DryStep, dry_step
 from sonant.train.machine import Machine
 from sonant.train.trainer import Loss, TrainConfig
@@ -123,7 +127,9 @@ def fit_step(step: Step, devices: Devices) -> Fit:
     )
     times = step.micro_batches / (2 if kept else 1)
     shards = devices.count if sharded else 1
-    parts = _parts(step, dry, devices=devices, times=times, shards=shards)
+    rounded = _rounded(step.model)
+    refuse_sharding(quantized=sharded and bool(rounded))
+    parts = _parts(step, dry, rounded, devices=devices, times=times, shards=shards)
     update_s = _update_seconds(sum(p.optimizer_bytes for p in parts), devices.machine)
     tokens = step.batch.num_rows * step.positions
     whole = step.micro_batches * devices.count
@@ -193,13 +199,15 @@ def largest_that_fits(fits: Callable[[float], bool], *, first: float, most: floa
     return low
 
 
-def _parts(step: Step, dry: DryStep, *, devices: Devices, times: float, shards: int) -> tuple[PartFit, ...]:
+def _parts(
+    step: Step, dry: DryStep, rounded: Mapping[str, int], *, devices: Devices, times: float, shards: int
+) -> tuple[PartFit, ...]:
     weights, trained, weight_bytes, states = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
     gradients = 0
     for name, parameter in step.model.named_parameters():
         part = part_of(name)
         weights[part] += parameter.numel()
-        weight_bytes[part] += -(-_bytes(parameter) // shards)
+        weight_bytes[part] += -(-rounded.get(name, _bytes(parameter)) // shards)
         if parameter.requires_grad:
             trained[part] += parameter.numel()
             gradients += _bytes(parameter)
@@ -226,6 +234,14 @@ def _parts(step: Step, dry: DryStep, *, devices: Devices, times: float, shards: 
         )
         for name in names
     )
+
+
+def _rounded(model: nn.Module) -> Mapping[str, int]:
+    """Name -> bytes of what training would round as it loads the LLM; a plan's shapes have the type before."""
+    if not isinstance(model, SpeechLM) or not isinstance(model.config, SpeechLMConfig):
+        return {}
+    how = model.config.llm.quantize
+    return {} if how is None else {f"llm.{name}": n for name, n in quantized_bytes(model.llm, how).items()}
 
 
 def seconds_of(calls: Mapping[Call, int], machine: Machine) -> float:

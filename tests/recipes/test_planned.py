@@ -1,12 +1,15 @@
 """A recipe's stages as shapes: the same model, loss and batches as the real ones, without their numbers."""
 
+import json
+from pathlib import Path
 from typing import Any
 
+import pydantic
 import pytest
 
 from sonant.cli.train import RECIPES, load_recipe, preset_path
 from sonant.config import load_config
-from sonant.errors import ModelError
+from sonant.errors import ModelError, TrainingError
 from sonant.recipes.planned import Planned, planned
 from sonant.recipes.typical import Row
 from sonant.train.cost import most_allocated, step_cost
@@ -32,11 +35,12 @@ def settings(recipe: str, *overrides: str) -> Any:
     return load_config(load_recipe(recipe)[0], [preset_path(recipe, "tiny")], overrides=list(overrides))
 
 
-def small(*overrides: str) -> Any:
+def small(*overrides: str, llm: Any = None) -> Any:
     """Tiny encoder, stacked frames, an LLM of two layers with LoRA: what it does does not hang on what it hears."""
     config = settings("voicetextblender", "kl_weight=0", *overrides)
     values = config.model_dump(mode="json")
-    values["model"] |= {"adapter": {"kind": "stack_mlp", "stack": 2, "hidden_dim": 32}, "llm": {"architecture": LLM}}
+    adapter = {"kind": "stack_mlp", "stack": 2, "hidden_dim": 32}
+    values["model"] |= {"adapter": adapter, "llm": llm or {"architecture": LLM}}
     return type(config).model_validate(values)
 
 
@@ -80,6 +84,27 @@ def test_sharding_divides_what_trains_and_gathers_layers() -> None:
     assert shared[GRADIENTS].held_bytes == pytest.approx(whole[GRADIENTS].held_bytes / 8, abs=1)
     assert shared[BATCH].held_bytes == whole[BATCH].held_bytes > 0
     assert alone.gathered_bytes == 0 < among.gathered_bytes
+
+
+@pytest.mark.parametrize(("how", "bits"), [("int8", 8), ("nf4", 4.127)])
+def test_a_quantized_llm_weighs_what_its_linear_layers_are_rounded_to(how: str, bits: float, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(LLM))
+    plain: dict[str, Any] = {"path": str(tmp_path)}
+
+    def fit(*overrides: str, llm: Any, count: int = 1) -> Fit:
+        return fit_step(step_of(planned(small("save=trained", *overrides, llm=llm))[0]), Devices(MACHINE, count))
+
+    rounded = plain | {"quantize": how}
+    before, after = ({part.part: part for part in fit(llm=llm).parts} for llm in (plain, rounded))
+    linear = 2 * (2 * 32 * 32 + 2 * 16 * 32 + 3 * 64 * 32)
+    saved = before["llm"].weight_bytes - after["llm"].weight_bytes
+    assert saved == pytest.approx(linear * (32 - bits) / 8, rel=1e-3)
+    assert before["llm"].parameters == after["llm"].parameters
+    assert before["lora"] == after["lora"]
+    with pytest.raises(TrainingError, match="cannot shard a quantised LLM"):
+        fit("train.parallel=fsdp2", llm=rounded, count=8)
+    with pytest.raises(pydantic.ValidationError, match="use save=trained"):
+        small("save=all", llm=rounded)
 
 
 def test_an_llm_of_unknown_shape_is_told() -> None:
