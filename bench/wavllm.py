@@ -32,6 +32,7 @@ ARMS: Mapping[str, Sequence[str]] = {
 FIXED_SCALE = 1.15
 SINGLE = ("asr", "translation", "spoken_qa", "spoken_qa_heldout", "instruction", "continuation")
 WORDED = {"instruction": "tiny_wavllm_instruction", "instruction_transcribe": "tiny_wavllm_transcribe_only"}
+EARS = "tiny/manners-encoder"  # of the preset, of the arm without the second encoder, and of the cascade
 WORDED_ROWS = 60  # in each of twelve wordings
 
 
@@ -72,7 +73,7 @@ def train() -> None:
     for seed in SEEDS:
         _run(f"prompt{seed}", seed, [] if seed in SEEDS_OF_STAGE2 else ["stage2=null"])
     for seed in SEEDS_OF_SEMANTIC:
-        _run(f"semantic{seed}", seed, ["model.encoders=[{kind: tiny, path: tiny/manners-encoder}]", "stage2=null"])
+        _run(f"semantic{seed}", seed, [f"model.encoders=[{{kind: tiny, path: {EARS}}}]", "stage2=null"])
     for arm, settings in ARMS.items():
         for seed in SEEDS_OF_STAGE2:
             begin = FOLDER / f"prompt{seed}" / "stage1" / "model"
@@ -188,7 +189,7 @@ def _baselines(run: Examined) -> list[Figure]:
     for task in ("verification", "manner", *SINGLE):
         rows = rows_of(task)[: ROWS if task in SINGLE else None]
         prompts, clips = [row.prompt() for row in rows], [clip for row in rows for clip in row.audio_parts]
-        heard = run.kept(f"{task} heard", partial(CTCRecognizer.from_parts().transcribe, clips))
+        heard = run.kept(f"{task} heard", partial(CTCRecognizer.from_parts(EARS).transcribe, clips))
         written = [clip.transcript for clip in clips if clip.transcript is not None]
         metric = {"manner": "unweighted_accuracy"}.get(task, task_named(rows[0].task).headline)
         for arm, texts, lora in (
