@@ -41,7 +41,7 @@ def test_a_stage_that_makes_nothing_better_leaves_the_model_it_began_with(
 def test_a_gain_that_may_be_chance_leaves_the_model_it_began_with(
     copied: list[tuple[str, str]], best: float, kept: str
 ) -> None:
-    # One dev row of 200 was a gain of 0.01, and stage 2 was kept that said one test row of 200 worse.
+    # For a gain of 0.01 points on dev a second stage was kept that said one test row of 200 worse.
     stage = STAGE.model_copy(update={"least_gain": 1.0})
     where = {"before": Path("before"), "run_dir": Path("run")}
     keep_better(stage, result(best), {"composite": 80.0}, **where, say=lambda text: None)

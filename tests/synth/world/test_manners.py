@@ -34,7 +34,9 @@ def test_transcripts_say_what_was_spoken_orders_beginnings_and_joins_included(tm
     assert not errors_in(tmp_path)
 
 
-def test_every_speaker_of_the_split_is_heard_in_every_manner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_speaker_of_the_split_is_heard_and_some_are_slow_or_excited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[SpeechRequest] = []
 
     def noted(recorder: scenes.Recorder) -> int:
