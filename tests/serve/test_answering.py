@@ -292,7 +292,7 @@ def test_a_cancelled_answer_ends_and_leaves_its_place_to_others(
         turn, cancelled, told = answerer._scheduler.turn, threading.Event(), threading.Event()
         send = Answer.send
 
-        def sent(answer: Answer, event: Event) -> None:
+        def sent(answer: Answer, event: Event | Exception) -> None:
             send(answer, event)
             told.set()
 
