@@ -128,7 +128,7 @@ def _build_manners_encoder(out: Path, settings: list[str]) -> None:
     train, dev = make_manners(out / "manners", tell=typer.echo)
     built = out / "encoder" / "model"
     config = TinyEncoderRecipe(begin=str(built) if built.is_dir() else "tiny/encoder", learning_rate=1.5e-3)
-    shorter = ["train.steps=2000", "train.warmup_steps=100", "train.validate_every=400"]
+    shorter = ["train.steps=3000", "train.warmup_steps=100", "train.validate_every=500"]
     config = _changed(config, [*shorter, "train.resume=true", *settings])
     run_dir = out / "manners-encoder"
     folder, command = run_dir / "model", "sonant world build --part manners-encoder"

@@ -17,7 +17,7 @@ from sonant.data import manifest
 from sonant.synth.tts import Synthesizer, load_synthesizer
 from sonant.synth.world.scenes import SAY_AGAIN, SAY_GERMAN, Recorder
 from sonant.synth.world.speakers import MANNERS, speakers
-from sonant.synth.world.text import Split, speech_texts
+from sonant.synth.world.text import Split, in_split, speech_texts
 
 NUM_TRAIN, NUM_DEV = 12_000, 400
 _ORDERED, _BROKEN_OFF, _JOINED = 0.2, 0.1, 0.2  # shares of the texts
@@ -38,7 +38,7 @@ def make_manners(out_folder: str | os.PathLike[str], *, tell: Callable[[str], No
 def write_manners(out: Path, split: Split, num: int, synthesizer: Synthesizer) -> Path:
     """Returns the manifest of `num` clips, written. Raises: SynthesisError if the engine fails."""
     rng, recorder = random.Random(f"{split} manners"), Recorder(out / "clips", synthesizer)
-    texts = [_as_in_the_world(text, rng) for text in speech_texts(split, num, seed=99)]
+    texts = [_as_in_the_world(text, split, rng) for text in speech_texts(split, num, seed=99)]
     spoken_by, rows, before = speakers(split), list[Conversation](), None
     for index, text in enumerate(texts):
         said = recorder.say(text, rng.choice(spoken_by), rng.choice(MANNERS), rng)
@@ -55,11 +55,14 @@ def write_manners(out: Path, split: Split, num: int, synthesizer: Synthesizer) -
     return path
 
 
-def _as_in_the_world(text: str, rng: random.Random) -> str:
-    """The text as an order to say it, or broken off, or as it is."""
+def _as_in_the_world(text: str, split: Split, rng: random.Random) -> str:
+    """The text as an order to say it, or broken off, or as it is.
+
+    What is left of it belongs to `split`, too: all that another split says may be the beginning of a sentence.
+    """
     kind, words = rng.random(), text.split()
     if kind < _ORDERED:
         return f"{rng.choice(SAY_AGAIN + SAY_GERMAN)} {text}"
-    if kind < _ORDERED + _BROKEN_OFF and len(words) > 2:
-        return " ".join(words[: rng.randint(2, len(words) - 1)])
-    return text
+    beginnings = [" ".join(words[:length]) for length in range(2, len(words))]
+    beginnings = [beginning for beginning in beginnings if in_split(beginning, split)]
+    return rng.choice(beginnings) if beginnings and kind < _ORDERED + _BROKEN_OFF else text

@@ -1,6 +1,8 @@
 """Clips in all manners: what is said, by whom, and that a second run makes the same."""
 
+import re
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from engines import Hum, errors_in
@@ -11,6 +13,7 @@ from sonant.synth.tts import SpeechRequest
 from sonant.synth.world import scenes
 from sonant.synth.world.manners import write_manners
 from sonant.synth.world.speakers import SHAPES, speakers
+from sonant.synth.world.text import in_split, speech_texts
 
 NUM = 300
 
@@ -57,3 +60,24 @@ def test_a_second_run_speaks_nothing_and_writes_the_same(tmp_path: Path) -> None
     spoken = engine.num_clips
     assert write_manners(tmp_path, "dev", 40, engine).read_text() == first
     assert engine.num_clips == spoken
+
+
+@pytest.mark.parametrize("split", ["train", "dev"])
+def test_what_is_left_of_a_sentence_that_breaks_off_belongs_to_its_split(
+    split: Literal["train", "dev"], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four texts of WavLLM's test, "rosa is a" among them, were beginnings of training sentences once."""
+    asked: list[SpeechRequest] = []
+
+    def noted(recorder: scenes.Recorder) -> int:
+        asked.extend(recorder.requests)
+        return len(asked)
+
+    monkeypatch.setattr(scenes.Recorder, "record", noted)
+    write_manners(tmp_path, split, 2000, Hum())
+    orders = re.compile(f"^({'|'.join((*scenes.SAY_AGAIN, *scenes.SAY_GERMAN))}) ")
+    texts = [orders.sub("", request.text) for request in asked]
+    assert len(texts) == 2000
+    assert [text for text in texts if not in_split(text, split)] == []
+    whole = set(speech_texts(split, 2000, seed=99))
+    assert 20 < sum(text not in whole for text in texts) < 300
