@@ -5,7 +5,7 @@ columns   0 . . first . . . . . start end . . .      what lies left of `first` n
 row 0     .  .   q  q  q  q  q  q  y1  |  . . .      start..end: the columns that are being read now
 row 1     .  .   .  .  .  q  q  q  y1  |  . . .      a dot between first and end is hidden from its row
 rows      -------------------------------------
-          .  .   .  .  .  .  .  .  .   .  . . .      room for rows that join; it grows by doubling
+          .  .   .  .  .  .  .  .  .   .  . . .      room for rows that join; it grows by eights
 ```
 
 A row may have holes anywhere: it attends to what is not hidden from it, and where it stands its positions say.
@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 _SPARE = 64  # columns behind a prompt, for what is said
+_ROOM = 8  # rows; by doubling, what a server holds would depend on who came when, and be up to twice what it needs
 
 
 class KVCache(Cache):
@@ -120,7 +121,7 @@ class KVCache(Cache):
         width, rows, own = max(self.width, other.width), self.rows + other.rows, self.rows
         if rows > len(self._added) or self._end < width:
             room = len(self._added)
-            self._move(room if rows <= room else max(rows, 2 * room), width, spare=max(_SPARE, width))
+            self._move(room if rows <= room else -(-rows // _ROOM) * _ROOM, width, spare=max(_SPARE, width))
         first = self._end - width
         self._added[:own, :, first : self._first] = self._hidden
         self._added[own:rows, :, first : self._end - other.width] = self._hidden

@@ -105,6 +105,15 @@ def test_a_cache_that_nobody_holds_is_gone_at_once() -> None:
     assert copy.get_seq_length() == 2
 
 
+def test_room_for_rows_depends_on_how_many_there_are_and_not_on_when_they_came() -> None:
+    """It doubled once: sixteen rows held room for sixteen or for thirty, and a server's memory grew by such steps."""
+    for groups in ([1] * 16, [15, 1], [9, 7], [8, 1, 7]):
+        several = Written(*[3] * groups[0])
+        for number in groups[1:]:
+            several.cache.add(Written(*[3] * number, first=900).cache)
+        assert (several.cache.rows, len(several.cache._added)) == (16, 16)
+
+
 def test_rows_that_find_room_make_no_more_of_it() -> None:
     many, one = Written(4, 4, 4, 4), Written(200, first=900)
     many.cache.keep([0])
