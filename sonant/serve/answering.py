@@ -1,15 +1,14 @@
-"""Answering many at once: one thread owns the model, and questions join and leave its running batch.
+"""Answering many at once: one thread hears, one writes, and questions join and leave its running batch.
 
-submit ──▶ RequestQueue ──make example──▶ ready ──▶ Scheduler: rows of a RunningBatch ──▶ TextDelta .. ┬─▶ Finished
-(event     who waits,     (a thread                 (the answering thread)                          │
- loop)     how many        of its own)                                        the voice, if spoken ──┴─▶ SoundDelta ..
+submit ──▶ RequestQueue ──Listener──▶ ready ──▶ Scheduler: rows of a RunningBatch ──▶ TextDelta .. ┬─▶ Finished
+(event     who waits,     (a thread             (the answering thread)                         │
+ loop)     how many        of its own)                                   the voice, if spoken ──┴─▶ SoundDelta ..
 """
 
 import asyncio
 import logging
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +16,7 @@ import torch
 from sonant.errors import ClosingError
 from sonant.generate.assistant import Assistant
 from sonant.serve.answer import Answer
+from sonant.serve.listening import Listener, compute_with
 from sonant.serve.open_request import OpenRequest
 from sonant.serve.questions import Question
 from sonant.serve.request_queue import Counts, RequestQueue
@@ -46,7 +46,7 @@ class Answerer:
     """Answers questions together; each gets the answer that the model gives to it alone.
 
     max_rows: how many are answered at a time, those that are being said included; max_waiting: how many more may wait;
-    threads: how many the model computes with; None: as many as torch takes.
+    threads: how many cores each of both takes, the encoders and what writes; None: as many as torch takes.
     """
 
     def __init__(
@@ -55,14 +55,13 @@ class Answerer:
         self.assistant = assistant
         self._queue = RequestQueue(room=max_rows + max_waiting)
         self._scheduler = Scheduler(assistant, self._queue, max_rows=max_rows)
-        # A thread that starts a team of threads of its own has OpenMP put them all to sleep between two products from
-        # then on, also those of the model.
-        self._makers = ThreadPoolExecutor(1, "sonant-examples", _compute_with, (1,))
         self._num_threads = threads or torch.get_num_threads()
+        self._listener = Listener(assistant, self._queue, threads=self._num_threads)
         self._thread = threading.Thread(target=self._run, name="sonant-answers", daemon=True)
 
     def start(self) -> None:
-        """Starts the thread, if it does not run."""
+        """Starts the threads, if they do not run."""
+        self._listener.start()
         if not self._thread.is_alive():
             self._thread.start()
 
@@ -73,7 +72,7 @@ class Answerer:
         """
         request = OpenRequest(question, Answer(), tokenizer=self.assistant.tokenizer)
         self._queue.enter(request)
-        self._makers.submit(self._make_example, request)
+        self._listener.hear(request)
         return request.answer
 
     async def drain(self, timeout_s: float) -> bool:
@@ -85,11 +84,11 @@ class Answerer:
         return not self._queue.open
 
     def close(self) -> None:
-        """Stops the thread; answers that are not finished raise ClosingError."""
+        """Stops the threads; answers that are not finished raise ClosingError."""
         self._queue.stop()
         if self._thread.is_alive():
             self._thread.join()
-        self._makers.shutdown(cancel_futures=True)
+        self._listener.close()
         for request in list(self._queue.open):
             self._queue.fail(request, ClosingError("this server stopped before the answer was finished; ask it again"))
 
@@ -103,23 +102,9 @@ class Answerer:
         """Forgets what was counted so far."""
         self._queue.counts = Counts()
 
-    def _make_example(self, request: OpenRequest) -> None:
-        """Makes what the model reads: in a thread of its own, so that no step waits for recordings to be loaded."""
-        if request.answer.cancelled:
-            self._queue.give_up(request)
-            return
-        try:
-            if request.question.spoken:
-                _ = self.assistant.voice  # refuses here, before anything is written, if there is none
-            request.example = self.assistant.example(request.question.conversation)
-        except Exception as error:  # told to whoever asked
-            self._queue.fail(request, error)
-        else:
-            self._queue.make_ready([request])
-
     @torch.inference_mode()  # a tenth faster than without gradients alone; nothing here is ever trained
     def _run(self) -> None:
-        _compute_with(self._num_threads)
+        compute_with(self._num_threads)
         while not self._queue.stopped:
             if not self._scheduler.num_requests:
                 self._queue.wait()
@@ -128,9 +113,3 @@ class Answerer:
                 self._scheduler.say_next()
             except Exception:  # a fault of ours that belongs to no question
                 log.exception("a turn of the answering thread failed")
-
-
-def _compute_with(num_threads: int) -> None:
-    """Has products of this thread use so many threads, whatever others name."""
-    torch.get_num_threads()  # the first time a thread takes what was named last, by any thread, over what is its own
-    torch.set_num_threads(num_threads)

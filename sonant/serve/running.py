@@ -60,7 +60,7 @@ def load_service(folder: str | os.PathLike[str], settings: ServeConfig, *, devic
 
 
 def threads_of(asked: int | None) -> int:
-    """Returns how many threads the model computes with: what is asked for, what OMP_NUM_THREADS says, or all but one.
+    """Returns how many threads the model takes to hear, and to write: what is asked, OMP_NUM_THREADS, or all but one.
 
     The last one reads requests and recordings. Where the model takes every core, each of its products waits for a
     thread that has been set aside for that: on two cores, first tokens come later and fewer requests are answered.

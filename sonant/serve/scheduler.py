@@ -9,7 +9,7 @@ another, and after each step of the voice there is a turn:
 
 import logging
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 from torch import Tensor
@@ -18,13 +18,12 @@ from sonant.batch import collate
 from sonant.generate.assistant import Assistant
 from sonant.generate.engine import Row, RunningBatch
 from sonant.generate.reply import Reply, SoundChunk
+from sonant.serve.listening import of_like_length
 from sonant.serve.open_request import OpenRequest
 from sonant.serve.questions import Reason, SoundDelta
 from sonant.serve.request_queue import RequestQueue
 
 log = logging.getLogger(__name__)
-
-READ_TOGETHER_S = 60.0  # of audio, padding included, that is read at a time: all others wait for it
 
 
 class Scheduler:
@@ -87,7 +86,7 @@ class Scheduler:
         for request in joining:
             if request.question.answer is not None:
                 self._take_given(request, request.question.answer)
-        for requests in _of_like_length([request for request in joining if request.question.answer is None]):
+        for requests in of_like_length([request for request in joining if request.question.answer is None]):
             self._join(requests)
 
     def _join(self, requests: Sequence[OpenRequest]) -> None:
@@ -167,15 +166,3 @@ class Scheduler:
 
 class _GivenUpError(Exception):
     """Nobody waits for this answer any more."""
-
-
-def _of_like_length(requests: Sequence[OpenRequest]) -> Iterator[list[OpenRequest]]:
-    """Yields those whose prompts are read together: padded to the longest they are no more than a minute of audio."""
-    together: list[OpenRequest] = []
-    for request in sorted(requests, key=lambda request: request.read.audio_duration_s):
-        if together and (len(together) + 1) * request.read.audio_duration_s > READ_TOGETHER_S:
-            yield together
-            together = []
-        together.append(request)
-    if together:
-        yield together

@@ -30,7 +30,7 @@ class ServeConfig(Config):
     model_name: str | None = None  # what clients call the model; None: the name of its folder
 
     # What is computed at a time, and what waits.
-    threads: Count | None = None  # that the model computes with; None: one for every core but one
+    threads: Count | None = None  # of what hears and of what writes, each; None: one for every core but one
     max_rows: Count = 16
     max_waiting: Annotated[int, Field(ge=0)] = 64
     max_connections: Count = 1024

@@ -14,8 +14,8 @@ import soundfile
 from sonant.generate.sampling import GenerationConfig
 from sonant.serve.conversations import worded
 from sonant.serve.decode_worker import RATE_HZ
+from sonant.serve.listening import TOGETHER_S
 from sonant.serve.questions import Finished, Question
-from sonant.serve.scheduler import READ_TOGETHER_S
 from sonant.serve.service import Service
 from sonant.serve.untrusted_audio import as_part
 
@@ -42,16 +42,18 @@ async def warm_up(service: Service) -> None:
 
 async def _questions(service: Service) -> list[Question]:
     settings = service.settings
-    clip = _noise(min(MOST_S, READ_TOGETHER_S / settings.max_rows, settings.max_audio_s))
+    clip = _noise(min(MOST_S, TOGETHER_S / settings.max_rows, settings.max_audio_s))
     decode = service.decoder.decode
     heard = await asyncio.gather(
         *(decode(clip, max_duration_s=settings.max_audio_s) for _ in range(settings.decode_workers))
     )
-    conversation = worded(settings.wordings.transcription, as_part(heard[0]))
     config = GenerationConfig(max_new_tokens=min(TOKENS, settings.max_new_tokens))
-    questions = [Question(conversation, config, fit=True)] * settings.max_rows
+    # No two are the same: what is asked twice is heard once.
+    lengths = np.linspace(len(heard[0]) // 2, len(heard[0]), settings.max_rows).astype(int).tolist()
+    asked = [worded(settings.wordings.transcription, as_part(heard[0][:length])) for length in lengths]
+    questions = [Question(conversation, config, fit=True) for conversation in asked]
     if service.has_voice:
-        questions[-1] = Question(conversation, config, fit=True, spoken=True, answer=SAID)
+        questions[-1] = Question(asked[-1], config, fit=True, spoken=True, answer=SAID)
     return questions
 
 

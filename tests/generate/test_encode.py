@@ -12,7 +12,7 @@ from sonant.data.frame_cache import FrameCache, write_frame_cache
 from sonant.data.manifest import write
 from sonant.errors import AudioError
 from sonant.generate.assistant import Assistant
-from sonant.generate.encode import clip_encoder
+from sonant.generate.encode import clip_encoder, with_frames
 from sonant.generate.sampling import GenerationConfig
 from sonant.models.adapters.stack_mlp import StackMLPConfig
 from sonant.models.build import SpeechLMConfig, build_speech_lm
@@ -99,3 +99,28 @@ def test_a_clip_that_cannot_be_heard_is_named(tmp_path: Path) -> None:
     encode = clip_encoder(small_model(1).speech_encoders[0])
     with pytest.raises(AudioError, match=r"gone.wav"):
         encode([AudioPart(str(tmp_path / "gone.wav"))])
+
+
+@pytest.mark.parametrize("average", [1, 2])
+def test_rows_with_frames_are_heard_as_rows_with_features(rows: list[Conversation], average: int) -> None:
+    model = small_model(average)
+    rows = [*rows, Conversation((user("only text"), assistant("no")), id="4")]
+    examples = [make_example(row, TOKENIZER, model.feature_specs) for row in rows]
+    ahead = with_frames(model, examples)
+    assert [set(example.features) for example in ahead] == [{*model.encoded_specs}] * len(rows)
+    with torch.no_grad():
+        heard, read = model(collate(examples)), model(collate(ahead))
+        alone = model(collate(with_frames(model, examples[3:4])))
+    assert torch.equal(heard.spliced.lengths, read.spliced.lengths)
+    torch.testing.assert_close(heard.hidden, read.hidden, atol=1e-5, rtol=0)
+    torch.testing.assert_close(alone.hidden[0], heard.hidden[3, : alone.hidden.shape[1]], atol=1e-5, rtol=0)
+
+
+def test_frames_that_a_cache_gave_stay_as_they_are(tmp_path: Path, rows: list[Conversation]) -> None:
+    model = small_model(1)
+    cache = cache_of(model, tmp_path)
+    cached: dict[object, CachedFrames] = {cache.spec: cache}
+    (example,) = [make_example(rows[3], TOKENIZER, [cache.spec], cached=cached)]  # type: ignore[arg-type]
+    (ahead,) = with_frames(model, [example])
+    for kept, given in zip(ahead.features[cache.spec], example.features[cache.spec], strict=True):
+        assert kept is given

@@ -361,13 +361,13 @@ def test_recordings_are_loaded_in_a_thread_that_is_neither_the_loops_nor_the_mod
         writer, "example", lambda conversation: names.append(threading.current_thread().name) or example(conversation)
     )
     ask(writer, [Question(Conversation((user(clip(0.2)),), id="a"), SHORT)])
-    assert names == ["sonant-examples_0"]
+    assert names == ["sonant-ears"]
 
 
-def test_the_thread_that_makes_examples_computes_alone_and_the_model_keeps_its_threads(
-    writer: Assistant, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("asked", [None, 1])
+def test_both_threads_compute_with_the_threads_that_are_asked_for(
+    writer: Assistant, monkeypatch: pytest.MonkeyPatch, asked: int | None
 ) -> None:
-    # A team of OpenMP threads for each of both has libgomp put all of them to sleep between two products.
     before, found = torch.get_num_threads(), dict[str, int]()
 
     def counting(name: str, of: Callable[..., Any]) -> Callable[..., Any]:
@@ -377,14 +377,20 @@ def test_the_thread_that_makes_examples_computes_alone_and_the_model_keeps_its_t
 
         return counted
 
-    monkeypatch.setattr(Assistant, "example", counting("example", Assistant.example))
-    monkeypatch.setattr(engine, "draw", counting("model", engine.draw))
+    monkeypatch.setattr(Assistant, "example", counting("hears", Assistant.example))
+    monkeypatch.setattr(engine, "draw", counting("writes", engine.draw))
     try:
         torch.set_num_threads(2)
-        ask(writer, [Question(QUESTIONS[0], SHORT)])
-        assert (found, torch.get_num_threads()) == ({"example": 1, "model": 2}, 2)
+        with answering(writer, **({} if asked is None else {"threads": asked})) as answerer:
+            asyncio.run(_heard_one(answerer))
+        assert found == {"hears": asked or 2, "writes": asked or 2}
+        assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+async def _heard_one(answerer: Answerer) -> None:
+    await heard(answerer.submit(Question(QUESTIONS[0], SHORT)))
 
 
 def test_questions_that_make_no_sense_are_refused_at_once() -> None:

@@ -29,6 +29,8 @@ def test_as_many_are_asked_as_are_answered_at_a_time_and_one_is_said_where_there
         (False, None),
         (True, SAID),
     ]
+    # All were the same once: one was heard, and the memory of a batch was first taken for the first clients.
+    assert len({question.conversation.audio_parts[0].data for question in scripted.questions}) == 3
 
 
 def test_a_model_that_fails_is_told_in_the_log_and_served(caplog: pytest.LogCaptureFixture) -> None:
