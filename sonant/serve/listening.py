@@ -51,7 +51,7 @@ class Listener:
         if self._thread.is_alive():
             self._thread.join()
 
-    @torch.inference_mode()  # a tenth faster than without gradients alone; nothing here is ever trained
+    @torch.inference_mode()  # see `Answerer._run`
     def _run(self) -> None:
         compute_with(self.num_threads)
         while requests := self._next():
