@@ -24,8 +24,9 @@ from sonant.serve.settings import ServeConfig
 from sonant.serve.untrusted_audio import AudioDecoder
 from sonant.serve.warm_up import warm_up
 
-# Of oneDNN, which makes one for each shape and keeps 1024: of clips of all lengths, that is 20 MB in a few minutes.
-KEPT_KERNELS = 128
+# Of oneDNN, which makes one for each shape and keeps 1024. Clips of all lengths hardly ever need one again, and each
+# holds a quarter of a megabyte; a voice needs all of its own for every piece of sound.
+KEPT_KERNELS, KEPT_KERNELS_OF_A_VOICE = 16, 128
 
 
 def load_service(folder: str | os.PathLike[str], settings: ServeConfig, *, device: str = "cpu") -> Service:
@@ -79,7 +80,8 @@ def run(service: Service, *, on_ready: Callable[[str], None] = lambda url: None)
     settings = service.settings
     listening = bound(settings)
     # Read by oneDNN when torch first asks it for a kernel, which is in the warm-up.
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KEPT_KERNELS))
+    kept = KEPT_KERNELS_OF_A_VOICE if service.has_voice else KEPT_KERNELS
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(kept))
     if settings.warm_up:
         asyncio.run(warm_up(service))
     settle()
