@@ -18,6 +18,19 @@ from sonant.synth.world.text import in_split, speech_texts
 NUM = 300
 
 
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[SpeechRequest]:
+    """What would have been spoken: nothing is."""
+    requests: list[SpeechRequest] = []
+
+    def noted(recorder: scenes.Recorder) -> int:
+        requests.extend(recorder.requests)
+        return len(requests)
+
+    monkeypatch.setattr(scenes.Recorder, "record", noted)
+    return requests
+
+
 def test_transcripts_say_what_was_spoken_orders_beginnings_and_joins_included(tmp_path: Path) -> None:
     rows = list(Manifest(write_manners(tmp_path, "dev", NUM, Hum())))
     assert len({row.id for row in rows}) == len(rows) == NUM
@@ -38,15 +51,8 @@ def test_transcripts_say_what_was_spoken_orders_beginnings_and_joins_included(tm
 
 
 def test_every_speaker_of_the_split_is_heard_and_some_are_slow_or_excited(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, asked: list[SpeechRequest]
 ) -> None:
-    asked: list[SpeechRequest] = []
-
-    def noted(recorder: scenes.Recorder) -> int:
-        asked.extend(recorder.requests)
-        return len(asked)
-
-    monkeypatch.setattr(scenes.Recorder, "record", noted)
     write_manners(tmp_path, "train", 4000, Hum())
     assert {request.voice for request in asked} == {speaker.voice for speaker in speakers("train")}
     rates = [request.rate for request in asked]
@@ -64,16 +70,9 @@ def test_a_second_run_speaks_nothing_and_writes_the_same(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("split", ["train", "dev"])
 def test_what_is_left_of_a_sentence_that_breaks_off_belongs_to_its_split(
-    split: Literal["train", "dev"], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    split: Literal["train", "dev"], tmp_path: Path, asked: list[SpeechRequest]
 ) -> None:
     """Four texts of WavLLM's test, "rosa is a" among them, were beginnings of training sentences once."""
-    asked: list[SpeechRequest] = []
-
-    def noted(recorder: scenes.Recorder) -> int:
-        asked.extend(recorder.requests)
-        return len(asked)
-
-    monkeypatch.setattr(scenes.Recorder, "record", noted)
     write_manners(tmp_path, split, 2000, Hum())
     orders = re.compile(f"^({'|'.join((*scenes.SAY_AGAIN, *scenes.SAY_GERMAN))}) ")
     texts = [orders.sub("", request.text) for request in asked]
