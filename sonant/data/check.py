@@ -85,7 +85,7 @@ def _against_model(table: Table, clips: Clips, limits: Limits) -> Iterator[RowFa
     for number in np.flatnonzero((ends_s > 0) & (ends_s < columns.last_starts_s)).tolist():
         clip, start_s = int(columns.last_clips[number]), columns.last_starts_s[number]
         times = f"the last word starts at {start_s:g} s, the clip has {ends_s[number]:.3f} s"
-        yield table.fault(int(columns.owners[clip]), "unfit-words", f"{table.clip(clip)[0][0]}: {times}")
+        yield table.fault(int(columns.owners[clip]), "unfit-words", f"{table.recording(clip)}: {times}")
     if limits.window_s is None and limits.context is None:
         return
     owners = columns.owners[columns.is_heard]

@@ -4,7 +4,7 @@ import functools
 import hashlib
 import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -24,6 +24,7 @@ MIN_RATE_HZ = 8_000
 SILENT_PEAK = 1e-4  # -80 dB of full scale
 CLIPPED_SHARE = 0.01
 CLIPS_AT_ONCE = 1000  # in the threads' queue
+CLIPS_A_TASK = 10  # a thread that takes one by one does little else
 
 
 class Clip(NamedTuple):
@@ -89,8 +90,9 @@ def _looked(table: Table, firsts: Ints, depth: Depth, workers: int) -> Iterator[
     remaining = iter(np.argsort(firsts).tolist())
     with ThreadPoolExecutor(workers) as pool:
         while some := list(itertools.islice(remaining, CLIPS_AT_ONCE)):
-            clips = [table.clip(int(firsts[number])) for number in some]
-            yield from zip(some, pool.map(looker.look, clips), strict=True)
+            clips = list(table.clips(firsts[some]))
+            tasks = [clips[start : start + CLIPS_A_TASK] for start in range(0, len(clips), CLIPS_A_TASK)]
+            yield from zip(some, itertools.chain.from_iterable(pool.map(looker.look_at, tasks)), strict=True)
 
 
 def _of_rows(table: Table, which: Ints, found: Mapping[int, tuple[Found, ...]]) -> Iterator[RowFault]:
@@ -111,8 +113,10 @@ class _Looker:
         self.missing = functools.lru_cache(maxsize=1 << 16)(missing)
         self.header = functools.lru_cache(maxsize=1 << 16)(_header)
 
-    def look(self, clip_and_data: tuple[ClipKey, bytes | None]) -> Clip:
-        key, data = clip_and_data
+    def look_at(self, clips: Sequence[tuple[ClipKey, bytes | None]]) -> list[Clip]:
+        return [self._look(key, data) for key, data in clips]
+
+    def _look(self, key: ClipKey, data: bytes | None) -> Clip:
         name, offset_s, duration_s = key
         if data is None and (found := self.missing(name)):
             return Clip(None, None, (found,))

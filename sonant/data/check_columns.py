@@ -9,12 +9,15 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sonant.chat.messages import Conversation
+from sonant.data.check_clean import CleanReader
 from sonant.data.manifest import parse
 from sonant.errors import ManifestError
 
@@ -100,7 +103,7 @@ class Table:
             for name, values in vars(some).items():
                 if isinstance(values, np.ndarray):
                     kept.setdefault(name, []).append(values)
-        self._blocks, self._firsts = blocks, np.array(rows, np.int64)
+        self._blocks, self._firsts, self._clean = blocks, np.array(rows, np.int64), CleanReader()
         # Joined one by one: no two columns are ever held twice.
         self.columns = Columns(**{name: np.concatenate(kept.pop(name)) for name in list(kept)})  # type: ignore[arg-type]
         opening = [first for block, first in zip(blocks, rows, strict=False) if block.start == 0]
@@ -138,17 +141,45 @@ class Table:
 
     def conversation(self, row: int) -> Conversation:
         """Returns a row that is a conversation, read again; its paths are as written."""
+        return parse(self._line(row), self.place(row))
+
+    def recording(self, clip: int) -> str:
+        """Returns the name of a clip's recording, its path made to start where its manifest does."""
+        row = int(self.columns.owners[clip])
+        nth = clip - int(np.searchsorted(self.columns.owners, row))
+        return self._clip(self._line(row), row, nth, os.path.dirname(self.where(row)[0]))[0][0]
+
+    def clips(self, numbers: Ints) -> Iterator[tuple[ClipKey, bytes | None]]:
+        """Yields clips, their paths made to start where their manifests do, and their bytes where no file holds them.
+
+        numbers: (K,) of which rows that are conversations own them. Ascending, a block is read once for all it holds.
+        """
+        rows = self.columns.owners[numbers]
+        nths = (numbers - np.searchsorted(self.columns.owners, rows)).tolist()
+        held = (np.searchsorted(self._firsts, rows, side="right") - 1).tolist()
+        for number, some in groupby(zip(held, rows.tolist(), nths, strict=True), key=itemgetter(0)):
+            block = self._blocks[number]
+            folder = os.path.dirname(block.path)
+            with open(block.path, "rb") as file:
+                file.seek(block.start)
+                data = file.read(block.end - block.start)
+            for _, row, nth in some:
+                start = int(self.columns.starts[row])
+                line = data[start : data.find(b"\n", start) + 1 or len(data)]
+                yield self._clip(line, row, nth, folder)
+
+    def _line(self, row: int) -> bytes:
         number = int(np.searchsorted(self._firsts, row, side="right")) - 1
         with open(self._blocks[number].path, "rb") as file:
             file.seek(self._blocks[number].start + int(self.columns.starts[row]))
-            return parse(file.readline(), self.place(row))
+            return file.readline()
 
-    def clip(self, number: int) -> tuple[ClipKey, bytes | None]:
-        """Returns a clip, its path made to start where its manifest does, and its bytes if no file holds them."""
-        row = int(self.columns.owners[number])
-        nth = number - int(np.searchsorted(self.columns.owners, row))
-        part = self.conversation(row).audio_parts[nth]
-        name = part.name if part.path is None else clip_name(part.path, os.path.dirname(self.where(row)[0]))
+    def _clip(self, line: bytes, row: int, nth: int, folder: str) -> tuple[ClipKey, bytes | None]:
+        if clean := self._clean.read(line):
+            path, offset_s, duration_s, *_ = clean.clips[nth]
+            return (clip_name(path, folder), offset_s, duration_s), None
+        part = parse(line, self.place(row)).audio_parts[nth]
+        name = part.name if part.path is None else clip_name(part.path, folder)
         return (name, part.offset_s, part.duration_s), part.data
 
 

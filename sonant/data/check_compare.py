@@ -86,5 +86,5 @@ def _leaking_clips(table: Table, clips: Clips, splits: Ints) -> Iterator[RowFaul
         row = int(owners[clip])
         if (row, int(sounds[clip])) not in told:
             told.add((row, int(sounds[clip])))
-            name = table.clip(int(numbers[clip]))[0][0]
+            name = table.recording(int(numbers[clip]))
             yield table.fault(row, "leak-audio", f"{name} is also in {table.place(int(owners[first]))}")
