@@ -6,6 +6,7 @@ While some are heard, others gather; so many are heard together where many ask, 
 No answer that is being written stands still meanwhile, and on two cores or more both threads compute.
 """
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,8 @@ from sonant.generate.assistant import Assistant
 from sonant.generate.encode import with_frames
 from sonant.serve.open_request import OpenRequest
 from sonant.serve.request_queue import RequestQueue
+
+log = logging.getLogger(__name__)
 
 TOGETHER_S = 60.0  # of audio, padding included, that is heard or read at a time: all others wait for it
 _FEW = 8  # questions; more are heard hardly faster, and the first of them would wait for the last
@@ -55,8 +58,14 @@ class Listener:
     def _run(self) -> None:
         compute_with(self.num_threads)
         while requests := self._next():
-            for together in of_like_length(list(self._examples(requests))):
-                self._encode(together)
+            try:
+                for together in of_like_length(list(self._examples(requests))):
+                    self._encode(together)
+            except Exception as error:  # a fault of ours: whoever came after would wait for ever
+                log.exception("a turn of the listening thread failed")
+                for request in requests:
+                    if not request.ready:
+                        self.queue.fail(request, error)
 
     def _next(self) -> list[OpenRequest]:
         """Those whose turn it is, once there are any; none when all is over."""

@@ -22,7 +22,7 @@ class OpenRequest:
     def __init__(self, question: Question, answer: Answer, *, tokenizer: ChatTokenizer) -> None:
         self.question, self.answer = question, answer
         self.began = time.perf_counter()
-        self.ready = self.began  # when it could join
+        self.ready = 0.0  # when it could join; 0: it was not heard yet
         self.example: Example | None = None  # the question as the model reads it, once it is made
         self.writing = Writing(tokenizer, stop=question.stop)
         self.alone = False  # it is answered in no company

@@ -14,12 +14,14 @@ from sonant.generate.assistant import Assistant
 from sonant.generate.encode import with_frames
 from sonant.generate.sampling import GenerationConfig
 from sonant.models.speech_lm import SpeechLM
-from sonant.serve import listening
+from sonant.serve import answering, listening
 from sonant.serve.answer import Answer
+from sonant.serve.answering import Answerer
 from sonant.serve.listening import Listener, of_like_length
 from sonant.serve.open_request import OpenRequest
-from sonant.serve.questions import Question
+from sonant.serve.questions import Finished, Question
 from sonant.serve.request_queue import RequestQueue
+from sonant.serve.scheduler import Scheduler
 from tests.generate.test_speak import QUESTIONS, built, clip
 
 SHORT = GenerationConfig(max_new_tokens=10)
@@ -136,6 +138,64 @@ def test_what_waits_when_it_ends_stays_open(assistant: Assistant, monkeypatch: p
         assert [request.example is None for request in requests] == [False, True]
 
     monkeypatch.setattr(listening, "with_frames", held)
+    asyncio.run(work())
+
+
+def test_a_fault_of_ours_is_told_and_the_next_are_heard(
+    assistant: Assistant, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    groups = iter([RuntimeError("a slip")])
+
+    def grouped(requests: Sequence[OpenRequest]) -> Any:
+        for error in groups:
+            raise error
+        return of_like_length(requests)
+
+    monkeypatch.setattr(listening, "of_like_length", grouped)
+    questions = [Conversation((user(clip(0.1 + 0.01 * number)),), id=str(number)) for number in range(9)]
+    *told, last = heard(assistant, questions)
+    assert [str(error) for error in told] == ["a slip"] * 8
+    assert last.read.id == "8"
+    assert "a turn of the listening thread failed" in caplog.text
+
+
+def test_an_answer_is_written_to_its_end_while_another_question_is_heard(
+    assistant: Assistant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written, begun, go_on = (threading.Event() for _ in range(3))
+
+    def held(model: SpeechLM, examples: Sequence[Example]) -> list[Example]:
+        if examples[0].id == QUESTIONS[1].id:
+            begun.set()
+            go_on.wait(60)
+        return with_frames(model, examples)
+
+    class Held(Scheduler):
+        def turn(self) -> None:
+            if (
+                self.num_requests
+            ):  # the first question is being written: the second begins to be heard before it goes on
+                written.set()
+                begun.wait(60)
+            super().turn()
+
+    async def work() -> None:
+        answerer = Answerer(assistant, threads=1)
+        answerer.start()
+        try:
+            first = answerer.submit(Question(QUESTIONS[0], SHORT))
+            await asyncio.to_thread(written.wait, 60)
+            second = answerer.submit(Question(QUESTIONS[1], SHORT))
+            assert isinstance([event async for event in first][-1], Finished)
+            assert not go_on.is_set()
+            go_on.set()
+            assert isinstance([event async for event in second][-1], Finished)
+        finally:
+            go_on.set()
+            answerer.close()
+
+    monkeypatch.setattr(listening, "with_frames", held)
+    monkeypatch.setattr(answering, "Scheduler", Held)
     asyncio.run(work())
 
 

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from sonant.chat.messages import AudioPart, Conversation, user
 from sonant.errors import ConfigError
 from sonant.generate.assistant import Assistant
 from sonant.serve import running
-from sonant.serve.running import bound, load_service, threads_of
+from sonant.serve.running import bound, load_service, run, threads_of
 from sonant.serve.service import Service
 from sonant.serve.settings import ServeConfig, trained_wordings
 
@@ -92,6 +93,21 @@ def test_one_core_is_left_for_requests_unless_somebody_says_otherwise(
     if named is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", named)
     assert threads_of(asked) == threads
+
+
+@pytest.mark.parametrize(
+    ("voice", "named", "kept"), [(False, None, "16"), (True, None, "128"), (False, "1024", "1024")]
+)
+def test_fewer_kernels_are_kept_where_there_is_no_voice_unless_somebody_says_otherwise(
+    voice: bool, named: str | None, kept: str, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", named or "")
+    if named is None:
+        monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY")
+    monkeypatch.setattr(running, "settle", lambda: None)
+    monkeypatch.setattr(running._Server, "run", lambda server, sockets: sockets[0].close())
+    run(replace(service, has_voice=voice, settings=ServeConfig(port=0, warm_up=False)))
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == kept
 
 
 def test_wordings_come_from_the_training_if_it_left_any(tmp_path: Path) -> None:
