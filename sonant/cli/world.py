@@ -1,7 +1,8 @@
 """`sonant world`: make the tiny world's corpora, or build its parts again."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias, TypeVar
 
 import typer
 
@@ -28,7 +29,7 @@ BUILD_EPILOG = """Examples:
 
     sonant world build runs/parts --part llm --set train.steps=200
 """
-PARTS = ("llm", "encoder", "manners-encoder", "speaker-encoder", "vocoder")
+Built: TypeAlias = tuple[dict[str, float], Path]  # scores, and the folder of the part
 Settings = Annotated[list[str] | None, typer.Option("--set", help="Any setting, as a.b=c.")]
 
 
@@ -60,32 +61,17 @@ def make(
         typer.echo(f"{num_rows:6} rows  {out / name}")
 
 
-@app.command(epilog=BUILD_EPILOG)
-def build(
-    out: Annotated[Path, typer.Argument(help="Folder for tokenizer, texts, runs and finished parts.")],
-    part: Annotated[str, typer.Option(help=f"{', '.join(PARTS)} or all.")] = "all",
-    settings: Settings = None,
-) -> None:
-    """Train the parts that are shipped as tiny/NAME again, from nothing. An hour and a half."""
-    from sonant.errors import ConfigError
+def _changed(config: C, settings: list[str]) -> C:
+    """Returns `config` with `a.b=c` settings laid over it; nested values that are not named stay."""
+    from sonant.config import merge, parse_override, validate
 
-    if part not in (*PARTS, "all"):
-        raise ConfigError(f"--part {part!r}: parts are {', '.join(PARTS)} and all")
-    if part == "all" and settings:
-        raise ConfigError("--set needs --part: the settings of the parts differ")
-    if part in ("llm", "all"):
-        _build_llm(out, settings or [])
-    if part in ("encoder", "all"):
-        _build_encoder(out, settings or [])
-    if part in ("manners-encoder", "all"):
-        _build_manners_encoder(out, settings or [])
-    if part in ("speaker-encoder", "all"):
-        _build_speaker_encoder(out, settings or [])
-    if part in ("vocoder", "all"):
-        _build_vocoder(out, settings or [])
+    values = config.model_dump()
+    for setting in settings:
+        values = merge(values, parse_override(setting))
+    return validate(type(config), values, where=", ".join(settings))
 
 
-def _build_llm(out: Path, settings: list[str]) -> None:
+def _build_llm(out: Path, settings: list[str]) -> Built:
     from sonant.data.manifest import write
     from sonant.recipes.tiny_llm import TinyLLM, main
     from sonant.synth.world.make import text_rows
@@ -102,10 +88,10 @@ def _build_llm(out: Path, settings: list[str]) -> None:
         test_manifests=(str(out / "text" / "test.jsonl"),),
     )
     config = _changed(config, ["train.resume=true", *settings])
-    _print_scores(main(config, out / "llm", say=typer.echo), out / "llm" / "model")
+    return main(config, out / "llm", say=typer.echo), out / "llm" / "model"
 
 
-def _build_encoder(out: Path, settings: list[str]) -> None:
+def _build_encoder(out: Path, settings: list[str]) -> Built:
     from sonant.recipes.tiny_encoder import TinyEncoderRecipe, build_encoder
     from sonant.synth.world.listening import make_listening
     from sonant.synth.world.tokenizer import train_tokenizer
@@ -118,10 +104,10 @@ def _build_encoder(out: Path, settings: list[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     run_dir, command = out / "encoder", "sonant world build"
     scores = build_encoder(train, folder, config=config, run_dir=run_dir, dev=dev, command=command, say=typer.echo)
-    _print_scores(scores, folder)
+    return scores, folder
 
 
-def _build_manners_encoder(out: Path, settings: list[str]) -> None:
+def _build_manners_encoder(out: Path, settings: list[str]) -> Built:
     from sonant.recipes.tiny_encoder import TinyEncoderRecipe, build_encoder
     from sonant.synth.world.manners import make_manners
 
@@ -136,10 +122,10 @@ def _build_manners_encoder(out: Path, settings: list[str]) -> None:
     scores = build_encoder(
         [train], folder, config=config, run_dir=run_dir, dev={"manners": dev}, command=command, say=typer.echo
     )
-    _print_scores(scores, folder)
+    return scores, folder
 
 
-def _build_speaker_encoder(out: Path, settings: list[str]) -> None:
+def _build_speaker_encoder(out: Path, settings: list[str]) -> Built:
     from sonant.recipes.tiny_speaker_encoder import TinySpeakerRecipe, build_speaker_encoder
     from sonant.synth.world.tokenizer import train_tokenizer
     from sonant.synth.world.voice_pairs import make_voice_pairs
@@ -152,10 +138,10 @@ def _build_speaker_encoder(out: Path, settings: list[str]) -> None:
     scores = build_speaker_encoder(
         train, folder, config=config, run_dir=run_dir, dev=dev, command=command, say=typer.echo
     )
-    _print_scores(scores, folder)
+    return scores, folder
 
 
-def _build_vocoder(out: Path, settings: list[str]) -> None:
+def _build_vocoder(out: Path, settings: list[str]) -> Built:
     from sonant.recipes.tiny_vocoder import TinyVocoderRecipe, build_vocoder
     from sonant.synth.world.listening import make_listening
 
@@ -164,20 +150,34 @@ def _build_vocoder(out: Path, settings: list[str]) -> None:
     run_dir = out / "vocoder"
     folder, command = run_dir / "model", "sonant world build --part vocoder"
     scores = build_vocoder(train, folder, config=config, run_dir=run_dir, dev=dev, command=command, say=typer.echo)
-    _print_scores(scores, folder)
+    return scores, folder
 
 
-def _changed(config: C, settings: list[str]) -> C:
-    """Returns `config` with `a.b=c` settings laid over it; nested values that are not named stay."""
-    from sonant.config import merge, parse_override, validate
+BUILDERS: dict[str, Callable[[Path, list[str]], Built]] = {  # in an order in which each finds what it begins from
+    "llm": _build_llm,
+    "encoder": _build_encoder,
+    "manners-encoder": _build_manners_encoder,
+    "speaker-encoder": _build_speaker_encoder,
+    "vocoder": _build_vocoder,
+}
 
-    values = config.model_dump()
-    for setting in settings:
-        values = merge(values, parse_override(setting))
-    return validate(type(config), values, where=", ".join(settings))
 
+@app.command(epilog=BUILD_EPILOG)
+def build(
+    out: Annotated[Path, typer.Argument(help="Folder for tokenizer, texts, runs and finished parts.")],
+    part: Annotated[str, typer.Option(help=f"{', '.join(BUILDERS)} or all.")] = "all",
+    settings: Settings = None,
+) -> None:
+    """Train the parts that are shipped as tiny/NAME again, from nothing. An hour and a half."""
+    from sonant.errors import ConfigError
 
-def _print_scores(scores: dict[str, float], folder: Path) -> None:
-    for name, score in scores.items():
-        typer.echo(f"{score:7.2f}  {name}")
-    typer.echo(f"written: {folder}")
+    if part not in (*BUILDERS, "all"):
+        raise ConfigError(f"--part {part!r}: parts are {', '.join(BUILDERS)} and all")
+    if part == "all" and settings:
+        raise ConfigError("--set needs --part: the settings of the parts differ")
+    for name, build_part in BUILDERS.items():
+        if part in (name, "all"):
+            scores, folder = build_part(out, settings or [])
+            for score_name, score in scores.items():
+                typer.echo(f"{score:7.2f}  {score_name}")
+            typer.echo(f"written: {folder}")
