@@ -84,6 +84,13 @@ def test_rooms_import_downwards_only() -> None:
     assert not faults, "\n".join(faults)
 
 
+def test_what_answers_knows_nothing_of_what_speaks_http() -> None:
+    for path in (PACKAGE / "serve" / "answering").glob("*.py"):
+        names = [str(node.module) for node in nodes_of(path) if isinstance(node, ast.ImportFrom)]
+        outside = [n for n in names if n.startswith("sonant.serve") and not n.startswith("sonant.serve.answering")]
+        assert not outside, path
+
+
 def test_nothing_but_the_plugin_leads_to_vllm() -> None:
     used = {"vllm", "sonant.export.vllm_model"}
     for path in modules():

@@ -12,7 +12,7 @@ from sonant.chat.messages import Conversation, Message, Part, TextPart
 from sonant.errors import RequestError
 from sonant.parity.compare import Answer, Token, log_probabilities
 from sonant.parity.ways import Roads, Subject
-from sonant.serve.answering import Answerer
+from sonant.serve.answering.answerer import Answerer
 from sonant.serve.app import create_app
 from sonant.serve.decode_worker import RATE_HZ
 from sonant.serve.service import Service

@@ -13,9 +13,9 @@ from pydantic import BaseModel
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from sonant.serve.answer import Answer
+from sonant.serve.answering.answer import Answer
+from sonant.serve.answering.questions import Event, Finished, Question, SoundDelta, TextDelta, TokenScore
 from sonant.serve.failures import CLIENT_GONE, RefusedError, error_body
-from sonant.serve.questions import Event, Finished, Question, SoundDelta, TextDelta, TokenScore
 from sonant.serve.service import Service
 
 T = TypeVar("T")

@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse
 from sonant.chat.messages import Conversation
 from sonant.generate.reply import SpokenReply
 from sonant.generate.sampling import GenerationConfig
+from sonant.serve.answering.questions import Event, Finished, Question, Reason, SoundDelta, TextDelta, TokenScore
 from sonant.serve.asking import Asked, WholeAnswer, begun, event_stream, sse, unless_gone
 from sonant.serve.chat_shapes import (
     AnswerMessage,
@@ -34,7 +35,6 @@ from sonant.serve.chat_shapes import (
 from sonant.serve.conversations import conversation_of
 from sonant.serve.failures import RefusedError
 from sonant.serve.models import check_model
-from sonant.serve.questions import Event, Finished, Question, Reason, SoundDelta, TextDelta, TokenScore
 from sonant.serve.service import Service
 from sonant.serve.sounds import PCMStream, SoundFormat, written
 from sonant.serve.voices import check_has_voice, voice_named

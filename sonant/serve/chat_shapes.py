@@ -8,8 +8,8 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field
 
 from sonant.config import Config
+from sonant.serve.answering.questions import Reason, TokenScore
 from sonant.serve.conversations import AnyMessage, Words
-from sonant.serve.questions import Reason, TokenScore
 
 Modality: TypeAlias = Literal["text", "audio"]
 Probability: TypeAlias = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]

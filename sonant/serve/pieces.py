@@ -13,9 +13,9 @@ from sonant.audio.segment import Window
 from sonant.audio.voice_activity import segments
 from sonant.chat.messages import AudioPart
 from sonant.errors import BusyError
+from sonant.serve.answering.questions import Event, Question
 from sonant.serve.asking import Asked
 from sonant.serve.decode_worker import RATE_HZ
-from sonant.serve.questions import Event, Question
 from sonant.serve.service import Service
 from sonant.serve.untrusted_audio import as_part
 

@@ -15,7 +15,7 @@ from sonant.audio.io import info
 from sonant.chat.messages import AudioPart
 from sonant.errors import ConfigError
 from sonant.generate.assistant import Assistant
-from sonant.serve.answering import Answerer
+from sonant.serve.answering.answerer import Answerer
 from sonant.serve.app import create_app
 from sonant.serve.media_urls import MediaHost
 from sonant.serve.memory import keep_giving_back, settle

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from sonant.chat.messages import AudioPart
-from sonant.serve.answering import Answerer
+from sonant.serve.answering.answerer import Answerer
 from sonant.serve.metrics import Metrics
 from sonant.serve.settings import ServeConfig
 from sonant.serve.untrusted_audio import AudioDecoder

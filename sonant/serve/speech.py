@@ -14,13 +14,13 @@ from sonant.chat.messages import Conversation, TextPart, user
 from sonant.config import Config
 from sonant.generate.reply import SpokenReply
 from sonant.generate.sampling import GenerationConfig
+from sonant.serve.answering.questions import Event, Finished, Question, SoundDelta
 from sonant.serve.asking import Stream, begun, event_stream, sse, unless_gone
 from sonant.serve.chat_shapes import Seed
 from sonant.serve.conversations import ASKED, Words
 from sonant.serve.failures import RefusedError
 from sonant.serve.models import check_model
 from sonant.serve.pieces import in_order
-from sonant.serve.questions import Event, Finished, Question, SoundDelta
 from sonant.serve.service import Service
 from sonant.serve.sounds import MEDIA_TYPES, PCMStream, SoundFormat, written
 from sonant.serve.voices import check_has_voice, voice_named

@@ -20,6 +20,7 @@ from starlette.responses import JSONResponse, PlainTextResponse
 from sonant.chat.messages import AudioPart
 from sonant.config import Config
 from sonant.generate.sampling import GenerationConfig
+from sonant.serve.answering.questions import Event, Finished, Question, TextDelta
 from sonant.serve.asking import WholeAnswer, begun, event_stream, sse, unless_gone
 from sonant.serve.chat_shapes import Logprob
 from sonant.serve.conversations import Words, worded
@@ -27,7 +28,6 @@ from sonant.serve.decode_worker import RATE_HZ
 from sonant.serve.failures import RefusedError
 from sonant.serve.models import check_model
 from sonant.serve.pieces import Piece, in_order, pieces_of
-from sonant.serve.questions import Event, Finished, Question, TextDelta
 from sonant.serve.service import Service
 from sonant.serve.subtitles import Stretch, srt, vtt
 

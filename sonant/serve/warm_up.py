@@ -12,10 +12,10 @@ import numpy as np
 import soundfile
 
 from sonant.generate.sampling import GenerationConfig
+from sonant.serve.answering.listener import TOGETHER_S
+from sonant.serve.answering.questions import Finished, Question
 from sonant.serve.conversations import worded
 from sonant.serve.decode_worker import RATE_HZ
-from sonant.serve.listening import TOGETHER_S
-from sonant.serve.questions import Finished, Question
 from sonant.serve.service import Service
 from sonant.serve.untrusted_audio import as_part
 

@@ -6,7 +6,7 @@ from serving import OwnDecoder, Scripted, scripted_service, serving
 from starlette.testclient import TestClient
 
 from sonant.generate.assistant import Assistant
-from sonant.serve.answering import Answerer
+from sonant.serve.answering.answerer import Answerer
 from sonant.serve.app import create_app
 from sonant.serve.service import Service
 from sonant.serve.settings import ServeConfig

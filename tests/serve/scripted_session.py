@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from openai.types.realtime import realtime_server_event
 
 from sonant.generate.reply import SpokenReply
-from sonant.serve.answering import Answerer
-from sonant.serve.questions import Event, Finished, Question, SoundDelta, TextDelta
+from sonant.serve.answering.answerer import Answerer
+from sonant.serve.answering.questions import Event, Finished, Question, SoundDelta, TextDelta
 from sonant.serve.realtime.outputs import Ask, Drop, Output, ServerEvent
 from sonant.serve.realtime.session import Session
 from sonant.serve.service import Service

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from sonant.audio.io import load
 from sonant.generate.reply import SpokenReply
-from sonant.serve.answer import Answer
-from sonant.serve.answering import Answerer, AnswererStats
-from sonant.serve.questions import Event, Finished, Question, SoundDelta, TextDelta, TokenScore
+from sonant.serve.answering.answer import Answer
+from sonant.serve.answering.answerer import Answerer, AnswererStats
+from sonant.serve.answering.questions import Event, Finished, Question, SoundDelta, TextDelta, TokenScore
 from sonant.serve.running import uvicorn_config
 from sonant.serve.service import Service
 from sonant.serve.settings import ServeConfig

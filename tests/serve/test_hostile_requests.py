@@ -20,7 +20,7 @@ from sonant.chat.messages import Conversation
 from sonant.chat.render import Rendered, render
 from sonant.chat.tokenizer import ChatTokenizer
 from sonant.generate.assistant import Assistant
-from sonant.serve.answering import Answerer
+from sonant.serve.answering.answerer import Answerer
 from sonant.serve.app import create_app
 from sonant.serve.decode_worker import decode
 from sonant.serve.service import Service

@@ -18,9 +18,9 @@ from sonant.generate.assistant import Assistant
 from sonant.generate.kv_cache import KVCache
 from sonant.generate.sampling import GenerationConfig
 from sonant.serve import memory, running
-from sonant.serve.answering import Answerer
+from sonant.serve.answering.answerer import Answerer
+from sonant.serve.answering.questions import Event, Question
 from sonant.serve.memory import give_back, settle
-from sonant.serve.questions import Event, Question
 from sonant.serve.service import Service
 from sonant.serve.settings import ServeConfig
 

@@ -14,7 +14,7 @@ from sonant.audio.io import save
 from sonant.chat.messages import AudioPart, Conversation, TextPart
 from sonant.errors import BusyError
 from sonant.generate.assistant import Assistant
-from sonant.serve.questions import Question, TextDelta
+from sonant.serve.answering.questions import Question, TextDelta
 from sonant.serve.service import Service
 from sonant.synth.world.facts import facts
 from sonant.testing import tone

@@ -18,8 +18,8 @@ from schemathesis.specs.openapi.checks import (
 )
 from serving import Scripted, said, scripted_service, written
 
+from sonant.serve.answering.questions import Question
 from sonant.serve.app import create_app
-from sonant.serve.questions import Question
 from sonant.testing import tone
 
 CHECKS = [

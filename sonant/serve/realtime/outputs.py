@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from sonant.serve.questions import Question
+from sonant.serve.answering.questions import Question
 
 ServerEvent: TypeAlias = dict[str, Any]  # in OpenAI's shape; the session adds event_id
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from sonant.serve.questions import Event, Finished, SoundDelta, TextDelta
+from sonant.serve.answering.questions import Event, Finished, SoundDelta, TextDelta
 from sonant.serve.realtime.coding import Outgoing
 from sonant.serve.realtime.items import Heard, Item, Said, Written
 from sonant.serve.realtime.outputs import ServerEvent

@@ -14,9 +14,9 @@ from typing import Any
 from sonant.chat.messages import Conversation
 from sonant.errors import SonantError
 from sonant.generate.sampling import GenerationConfig
+from sonant.serve.answering.questions import Event, Finished, Question
 from sonant.serve.conversations import worded
 from sonant.serve.failures import RefusedError, error_body
-from sonant.serve.questions import Event, Finished, Question
 from sonant.serve.realtime import shapes
 from sonant.serve.realtime.coding import Pcm
 from sonant.serve.realtime.items import Heard, Item, Items, Said, check_size, conversation_of, item_of

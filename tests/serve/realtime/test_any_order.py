@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scripted_session import Talk, counter, finished, pcm, room, service_of, spoken, syllables
 
 from sonant.errors import RequestError
-from sonant.serve.questions import SoundDelta, TextDelta
+from sonant.serve.answering.questions import SoundDelta, TextDelta
 from sonant.serve.realtime.session import Session
 
 SPEECH, QUIET = pcm(syllables(0.6)), pcm(room(0.7))

@@ -14,7 +14,7 @@ from serving import Scripted, said, serving
 
 from bench.browsing import spoken
 from sonant.audio.io import resample
-from sonant.serve.questions import TextDelta
+from sonant.serve.answering.questions import TextDelta
 from sonant.serve.realtime.coding import as_pcm
 from sonant.serve.service import Service
 from sonant.synth.world.facts import facts

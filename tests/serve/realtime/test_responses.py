@@ -9,7 +9,7 @@ from scripted_session import RATE_HZ, Talk, finished, said, samples_of, spoken, 
 
 from sonant.audio.io import resample
 from sonant.errors import BusyError, ChatError, RequestError
-from sonant.serve.questions import SoundDelta, TextDelta
+from sonant.serve.answering.questions import SoundDelta, TextDelta
 from sonant.serve.realtime.coding import CODINGS, as_pcm
 
 Begin = Callable[..., Talk]

@@ -13,8 +13,8 @@ from starlette.testclient import TestClient, WebSocketDenialResponse, WebSocketT
 from starlette.websockets import WebSocketDisconnect
 
 from sonant.errors import BusyError
+from sonant.serve.answering.questions import Finished, TextDelta
 from sonant.serve.app import create_app
-from sonant.serve.questions import Finished, TextDelta
 from sonant.serve.realtime.routes import LONG_MESSAGE
 
 KEY = "k" * 20

@@ -8,7 +8,7 @@ import pytest
 from scripted_session import Talk, finished, room, said, syllables, types, written
 
 from sonant.errors import RequestError
-from sonant.serve.questions import SoundDelta, TextDelta
+from sonant.serve.answering.questions import SoundDelta, TextDelta
 
 Begin = Callable[..., Talk]
 QUESTION = np.concatenate([room(0.5), syllables(1.0), room(0.8)])

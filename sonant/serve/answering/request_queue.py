@@ -9,8 +9,8 @@ from typing import Literal
 
 from sonant.errors import BusyError, ClosingError
 from sonant.generate.reply import SpokenReply
-from sonant.serve.open_request import OpenRequest
-from sonant.serve.questions import Reason
+from sonant.serve.answering.open_request import OpenRequest
+from sonant.serve.answering.questions import Reason
 
 _SMOOTHING = 0.1  # the weight of the last answer in the mean time of one
 _PATIENCE_S = 0.03  # that one who can join waits for others

@@ -16,8 +16,8 @@ import torch
 from sonant.batch import Example
 from sonant.generate.assistant import Assistant
 from sonant.generate.encode import with_frames
-from sonant.serve.open_request import OpenRequest
-from sonant.serve.request_queue import RequestQueue
+from sonant.serve.answering.open_request import OpenRequest
+from sonant.serve.answering.request_queue import RequestQueue
 
 log = logging.getLogger(__name__)
 

@@ -18,10 +18,10 @@ from sonant.batch import collate
 from sonant.generate.assistant import Assistant
 from sonant.generate.engine import Row, RunningBatch
 from sonant.generate.reply import Reply, SoundChunk
-from sonant.serve.listening import of_like_length
-from sonant.serve.open_request import OpenRequest
-from sonant.serve.questions import Reason, SoundDelta
-from sonant.serve.request_queue import RequestQueue
+from sonant.serve.answering.listener import of_like_length
+from sonant.serve.answering.open_request import OpenRequest
+from sonant.serve.answering.questions import Reason, SoundDelta
+from sonant.serve.answering.request_queue import RequestQueue
 
 log = logging.getLogger(__name__)
 

@@ -8,11 +8,11 @@ import pytest
 from sonant.chat.messages import Conversation, user
 from sonant.errors import BusyError, ClosingError
 from sonant.generate.sampling import GenerationConfig
-from sonant.serve import request_queue
-from sonant.serve.answer import Answer
-from sonant.serve.open_request import OpenRequest
-from sonant.serve.questions import Question
-from sonant.serve.request_queue import RequestQueue
+from sonant.serve.answering import request_queue
+from sonant.serve.answering.answer import Answer
+from sonant.serve.answering.open_request import OpenRequest
+from sonant.serve.answering.questions import Question
+from sonant.serve.answering.request_queue import RequestQueue
 from sonant.testing import byte_tokenizer
 
 TOKENIZER = byte_tokenizer()

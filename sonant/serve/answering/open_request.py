@@ -8,15 +8,15 @@ from sonant.batch import Example
 from sonant.chat.tokenizer import ChatTokenizer
 from sonant.generate.reply import SpokenReply
 from sonant.generate.writing import Writing
-from sonant.serve.answer import Answer
-from sonant.serve.questions import Finished, Question, Reason, TextDelta, TokenScore
+from sonant.serve.answering.answer import Answer
+from sonant.serve.answering.questions import Finished, Question, Reason, TextDelta, TokenScore
 
 
 class OpenRequest:
     """A question, the answer to it, and how far that is.
 
-    Tokens may come again: if a batch fails its rows are asked once more, each alone (see `sonant.serve.scheduler`), and
-    draw what they drew before. `num_taken` tells which of them are dealt with: what was sent is not sent twice.
+    Tokens may come again: if a batch fails its rows are asked once more, each alone (see `Scheduler`), and draw what
+    they drew before. `num_taken` tells which of them are dealt with: what was sent is not sent twice.
     """
 
     def __init__(self, question: Question, answer: Answer, *, tokenizer: ChatTokenizer) -> None:

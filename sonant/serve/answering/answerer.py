@@ -15,12 +15,12 @@ import torch
 
 from sonant.errors import ClosingError
 from sonant.generate.assistant import Assistant
-from sonant.serve.answer import Answer
-from sonant.serve.listening import Listener, compute_with
-from sonant.serve.open_request import OpenRequest
-from sonant.serve.questions import Question
-from sonant.serve.request_queue import Counts, RequestQueue
-from sonant.serve.scheduler import Scheduler
+from sonant.serve.answering.answer import Answer
+from sonant.serve.answering.listener import Listener, compute_with
+from sonant.serve.answering.open_request import OpenRequest
+from sonant.serve.answering.questions import Question
+from sonant.serve.answering.request_queue import Counts, RequestQueue
+from sonant.serve.answering.scheduler import Scheduler
 
 log = logging.getLogger(__name__)
 

@@ -17,9 +17,9 @@ from sonant.generate import engine
 from sonant.generate.assistant import Assistant
 from sonant.generate.engine import decode
 from sonant.generate.sampling import Drawing, GenerationConfig
-from sonant.serve.answer import Answer
-from sonant.serve.answering import Answerer
-from sonant.serve.questions import Event, Finished, Question, SoundDelta, TextDelta, TokenScore
+from sonant.serve.answering.answer import Answer
+from sonant.serve.answering.answerer import Answerer
+from sonant.serve.answering.questions import Event, Finished, Question, SoundDelta, TextDelta, TokenScore
 from tests.generate.test_speak import HEADS, QUESTIONS, built, clip
 
 SHORT = GenerationConfig(max_new_tokens=10)

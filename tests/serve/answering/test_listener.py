@@ -14,14 +14,13 @@ from sonant.generate.assistant import Assistant
 from sonant.generate.encode import with_frames
 from sonant.generate.sampling import GenerationConfig
 from sonant.models.speech_lm import SpeechLM
-from sonant.serve import answering, listening
-from sonant.serve.answer import Answer
-from sonant.serve.answering import Answerer
-from sonant.serve.listening import Listener, of_like_length
-from sonant.serve.open_request import OpenRequest
-from sonant.serve.questions import Finished, Question
-from sonant.serve.request_queue import RequestQueue
-from sonant.serve.scheduler import Scheduler
+from sonant.serve.answering.answer import Answer
+from sonant.serve.answering.answerer import Answerer
+from sonant.serve.answering.listener import Listener, of_like_length
+from sonant.serve.answering.open_request import OpenRequest
+from sonant.serve.answering.questions import Finished, Question
+from sonant.serve.answering.request_queue import RequestQueue
+from sonant.serve.answering.scheduler import Scheduler
 from tests.generate.test_speak import QUESTIONS, built, clip
 
 SHORT = GenerationConfig(max_new_tokens=10)
@@ -41,7 +40,7 @@ def heard_together(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         counts.append(len(examples))
         return with_frames(model, examples)
 
-    monkeypatch.setattr(listening, "with_frames", counted)
+    monkeypatch.setattr("sonant.serve.answering.listener.with_frames", counted)
     return counts
 
 
@@ -101,7 +100,7 @@ def test_a_clip_that_brings_the_encoder_down_fails_alone(assistant: Assistant, m
             raise RuntimeError("no kernel")
         return with_frames(model, examples)
 
-    monkeypatch.setattr(listening, "with_frames", fragile)
+    monkeypatch.setattr("sonant.serve.answering.listener.with_frames", fragile)
     first, failed, last = heard(assistant, QUESTIONS)
     assert isinstance(failed, RuntimeError)
     assert [first.read.id, last.read.id] == ["a", "c"]
@@ -137,7 +136,7 @@ def test_what_waits_when_it_ends_stays_open(assistant: Assistant, monkeypatch: p
         assert queue.open == {*requests}
         assert [request.example is None for request in requests] == [False, True]
 
-    monkeypatch.setattr(listening, "with_frames", held)
+    monkeypatch.setattr("sonant.serve.answering.listener.with_frames", held)
     asyncio.run(work())
 
 
@@ -151,7 +150,7 @@ def test_a_fault_of_ours_is_told_and_the_next_are_heard(
             raise error
         return of_like_length(requests)
 
-    monkeypatch.setattr(listening, "of_like_length", grouped)
+    monkeypatch.setattr("sonant.serve.answering.listener.of_like_length", grouped)
     questions = [Conversation((user(clip(0.1 + 0.01 * number)),), id=str(number)) for number in range(9)]
     *told, last = heard(assistant, questions)
     assert [str(error) for error in told] == ["a slip"] * 8
@@ -194,8 +193,8 @@ def test_an_answer_is_written_to_its_end_while_another_question_is_heard(
             go_on.set()
             answerer.close()
 
-    monkeypatch.setattr(listening, "with_frames", held)
-    monkeypatch.setattr(answering, "Scheduler", Held)
+    monkeypatch.setattr("sonant.serve.answering.listener.with_frames", held)
+    monkeypatch.setattr("sonant.serve.answering.answerer.Scheduler", Held)
     asyncio.run(work())
 
 

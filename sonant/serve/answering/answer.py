@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
-from sonant.serve.questions import Event, Finished
+from sonant.serve.answering.questions import Event, Finished
 
 
 class Answer(AsyncIterator[Event]):
