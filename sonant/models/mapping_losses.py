@@ -23,6 +23,7 @@ from sonant.config import Config
 from sonant.errors import ModelError, TrainingError
 from sonant.models.adapters.ctc_pooling import CTCPoolingAdapter
 from sonant.models.alignment import forced_alignment, segments
+from sonant.models.candidates import Candidates, draw_candidates
 from sonant.models.encoders.base import valid_mask
 from sonant.models.losses import LossOutput, unwrap
 from sonant.models.projector import Head, Projector
@@ -45,8 +46,9 @@ class AlignedMappingConfig(Config):
     l1: float = pydantic.Field(1.0, ge=0)  # mean absolute difference of the entries
     cosine: float = pydantic.Field(1.0, ge=0)  # 1 - cosine
     contrast: float = pydantic.Field(0.1, ge=0)  # cross entropy over cosines with the vocabulary
-    negatives: int | None = pydantic.Field(1024, gt=0)  # tokens drawn for it, beside the batch's own; None: all
     temperature: float = pydantic.Field(0.1, gt=0)  # of it
+    # CTC and contrast tell the batch's own tokens apart, and so many that are drawn to stand for all others; None: all
+    negatives: int | None = pydantic.Field(1024, gt=0)
     divide_by_rms: bool = True  # the l1, by the table's root mean square
     centred: bool = True  # cosines of vectors less the table's mean, which all embeddings share
 
@@ -191,18 +193,26 @@ def _aligned_terms(
     adapter, (ids, counts) = head.adapter, said
     if not isinstance(adapter, CTCPoolingAdapter):
         raise ModelError(f"{type(adapter).__name__} aligns nothing; the aligned loss needs an adapter ctc_pooling")
-    hidden, lengths = adapter.listen(*heard)
-    logits = adapter.ctc_logits(hidden)
-    log_probs = logits.float().log_softmax(-1)
-    ctc = F.ctc_loss(log_probs.transpose(0, 1), ids, lengths, counts, blank=adapter.vocab_size, reduction="sum")
-    own = forced_alignment(log_probs.detach(), lengths, ids, counts)
-    segment, spoken, _ = segments(own, lengths)
-    vectors = adapter.pool(hidden, logits, segment, spoken, size=ids.shape[1])
     real = valid_mask(counts, ids.shape[1])
-    return {"ctc": ctc} | _vector_terms(config, head, vectors[real].float(), ids[real])
+    among = draw_candidates(ids[real], vocab_size=adapter.vocab_size, num_drawn=config.negatives)
+    hidden, lengths = adapter.listen(*heard)
+    logits = adapter.ctc_logits(hidden, among=among)
+    if among is None:
+        scores, places = logits.float(), ids
+    else:
+        scores, places = logits.float() + F.pad(among.log_weights, (0, 1)), among.places(ids)
+    log_probs = scores.log_softmax(-1)
+    blank = log_probs.shape[-1] - 1
+    ctc = F.ctc_loss(log_probs.transpose(0, 1), places, lengths, counts, blank=blank, reduction="sum")
+    own = forced_alignment(log_probs.detach(), lengths, places, counts)
+    segment, spoken, _ = segments(own, lengths)
+    vectors = adapter.pool(hidden, logits, segment, spoken, size=ids.shape[1], among=among)
+    return {"ctc": ctc} | _vector_terms(config, head, vectors[real].float(), ids[real], among)
 
 
-def _vector_terms(config: AlignedMappingConfig, head: Head, vectors: Tensor, ids: Tensor) -> dict[str, Tensor]:
+def _vector_terms(
+    config: AlignedMappingConfig, head: Head, vectors: Tensor, ids: Tensor, among: Candidates | None
+) -> dict[str, Tensor]:
     """The terms that compare (M, D) vectors with the embeddings of ids (M,)."""
     table, terms = head.table, {}
     targets = table[ids].float()
@@ -212,20 +222,13 @@ def _vector_terms(config: AlignedMappingConfig, head: Head, vectors: Tensor, ids
     if config.cosine:
         terms["cosine"] = (1 - F.cosine_similarity(vectors - centre, targets - centre, dim=-1)).sum()
     if config.contrast:
-        known, labels = _candidates(ids, vocab_size=len(table), negatives=config.negatives)
-        directions = F.normalize(table[known].float() - centre, dim=-1)
-        cosines = F.normalize(vectors - centre, dim=-1) @ directions.T
-        terms["contrast"] = F.cross_entropy(cosines / config.temperature, labels, reduction="sum")
+        known = table if among is None else table[among.token_ids]
+        cosines = F.normalize(vectors - centre, dim=-1) @ F.normalize(known.float() - centre, dim=-1).T
+        logits, places = cosines / config.temperature, ids
+        if among is not None:
+            logits, places = logits + among.log_weights, among.places(ids)
+        terms["contrast"] = F.cross_entropy(logits, places, reduction="sum")
     return terms
-
-
-def _candidates(ids: Tensor, *, vocab_size: int, negatives: int | None) -> tuple[Tensor, Tensor]:
-    """The tokens told apart, (C,) in order: the batch's and those drawn; and the place of each of ids (M,) there."""
-    if negatives is None or negatives >= vocab_size:
-        return torch.arange(vocab_size, device=ids.device), ids
-    drawn = torch.randint(vocab_size, (negatives,), device=ids.device)
-    known = torch.cat([ids, drawn]).unique()
-    return known, torch.searchsorted(known, ids)
 
 
 def _weight_of(config: PublishedMappingConfig | AlignedMappingConfig, name: str) -> float:

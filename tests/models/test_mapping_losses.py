@@ -230,11 +230,25 @@ def test_aligned_terms_are_what_a_loop_over_tokens_finds() -> None:
     assert {name: float(out.parts[name][0]) for name in expected} == pytest.approx(expected, rel=1e-4)
 
 
-def test_drawn_negatives_never_hold_a_token_twice_and_always_the_right_one() -> None:
-    model = projector()
-    few = MappingLoss(AlignedMappingConfig(negatives=3))(model, CLIPS).parts["contrast"][0]
-    every = MappingLoss(AlignedMappingConfig(negatives=None))(model, CLIPS).parts["contrast"][0]
-    assert 0 < float(few) < float(every)  # fewer to be told apart from
+@pytest.mark.parametrize("head", ["linear", "distance"])
+def test_told_apart_from_drawn_tokens_the_terms_are_those_of_all_if_all_are_drawn(
+    head: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = projector(CTCPoolingConfig(head=head, posterior_temperature=0.5))
+    every = MappingLoss(AlignedMappingConfig(negatives=None))(model, CLIPS)
+    monkeypatch.setattr(torch, "randint", lambda high, size, device: torch.arange(high, device=device))
+    drawn = MappingLoss(AlignedMappingConfig(negatives=VOCABULARY - 1))(model, CLIPS)
+    assert {n: float(v.detach()) for n, (v, _) in drawn.parts.items()} == pytest.approx(
+        {n: float(v.detach()) for n, (v, _) in every.parts.items()}, rel=1e-5
+    )
+
+
+def test_few_drawn_tokens_give_about_the_ctc_of_all() -> None:
+    model = projector()  # its posteriors are nearly even, the hardest to draw from
+    every = MappingLoss(AlignedMappingConfig(negatives=None))(model, CLIPS).parts["ctc"][0]
+    torch.manual_seed(0)
+    few = [MappingLoss(AlignedMappingConfig(negatives=20))(model, CLIPS).parts["ctc"][0] for _ in range(50)]
+    assert float(torch.stack(few).mean()) == pytest.approx(float(every), rel=0.01)
 
 
 def spelled(said: list[int], *, frames_each: int = 5) -> Tensor:

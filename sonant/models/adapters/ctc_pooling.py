@@ -5,12 +5,14 @@ from typing import Literal
 
 import pydantic
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sonant.config import Config
 from sonant.errors import ModelError
 from sonant.models.adapters.voice import VoiceVector
 from sonant.models.alignment import mean_by_segment, spikes
+from sonant.models.candidates import Candidates
 from sonant.models.conv_transformer import ConvTrunk, ConvTrunkConfig
 from sonant.models.encoders.base import zero_padding
 
@@ -57,6 +59,7 @@ class CTCPoolingAdapter(nn.Module):
     """
 
     table: Tensor | None  # (V, D), frozen; not saved: it belongs to the language model
+    mean_square: Tensor | None  # () float32, of the lengths of its rows
 
     def __init__(self, config: CTCPoolingConfig, *, in_dims: Sequence[int], out_dim: int, vocab_size: int) -> None:
         super().__init__()
@@ -84,6 +87,7 @@ class CTCPoolingAdapter(nn.Module):
             nn.init.zeros_(last.bias)
         self.mlp = nn.Sequential(nn.Linear(dim + self.soft * out_dim, hidden_dim), nn.GELU(), last)
         self.register_buffer("table", None, persistent=False)
+        self.register_buffer("mean_square", None, persistent=False)
 
     @property
     def needs_table(self) -> bool:
@@ -99,6 +103,7 @@ class CTCPoolingAdapter(nn.Module):
             expected = f"({self.vocab_size}, {self.out_dim})" if self.needs_table else "none (soft_embedding is off)"
             raise ModelError(f"adapter ctc_pooling: embedding table {tuple(table.shape)}; expected {expected}")
         self.table = table.detach()
+        self.mean_square = _squares(self.table).mean()
 
     def listen(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Returns what is pooled, (A, T', H), zeros past their lengths, and the lengths (A,): the trunk's output.
@@ -110,26 +115,39 @@ class CTCPoolingAdapter(nn.Module):
         hidden, lengths = self.trunk(frames, lengths)
         return hidden, lengths
 
-    def ctc_logits(self, hidden: Tensor) -> Tensor:
-        """Returns logits (A, T', V + 1) of what `listen` gives (A, T', H); blank is the last."""
-        heard = hidden[..., : self.heard_dim]
-        logits: Tensor
-        if isinstance(self.ctc_head, DistanceHead):
-            logits = self.ctc_head(heard, self._anchored())
-        else:
-            logits = self.ctc_head(heard)
-        return logits
+    def ctc_logits(self, hidden: Tensor, *, among: Candidates | None = None) -> Tensor:
+        """Returns logits (A, T', V + 1) of what `listen` gives (A, T', H); blank is the last.
 
-    def pool(self, hidden: Tensor, logits: Tensor, segment: Tensor, heard: Tensor, *, size: int) -> Tensor:
+        among: the C tokens to tell apart, if not all: (A, T', C + 1) then, not weighted.
+        """
+        heard = hidden[..., : self.heard_dim]
+        if isinstance(self.ctc_head, DistanceHead):
+            logits: Tensor = self.ctc_head(heard, self._embeddings(among), self.mean_square)
+            return logits
+        if among is None:
+            return self.ctc_head(heard)
+        classes = F.pad(among.token_ids, (0, 1), value=self.vocab_size)
+        return F.linear(heard, self.ctc_head.weight[classes], self.ctc_head.bias[classes])
+
+    def pool(
+        self,
+        hidden: Tensor,
+        logits: Tensor,
+        segment: Tensor,
+        heard: Tensor,
+        *,
+        size: int,
+        among: Candidates | None = None,
+    ) -> Tensor:
         """Returns the vectors (A, size, out_dim) of a segmentation: what is heard (`spikes`), or known to be said.
 
-        Shapes: hidden (A, T', H) and its logits (A, T', V + 1); segment (A, T') int64 and heard (A, T') bool as
+        Shapes: hidden (A, T', H), and what `ctc_logits` gives for it; segment (A, T') int64 and heard (A, T') bool as
         `sonant.models.alignment.segments` gives them. Vectors of segments that a clip lacks mean nothing.
         """
         vectors = self.norm(mean_by_segment(hidden, segment, segment >= 0, size=size))
         if not self.soft:
             return self.mlp(vectors)
-        soft = mean_by_segment(self._expected_embeddings(logits, heard), segment, heard, size=size)
+        soft = mean_by_segment(self._expected_embeddings(logits, heard, among), segment, heard, size=size)
         assert self.soft_norm is not None
         return self.scale * soft + self.mlp(torch.cat([vectors, self.soft_norm(soft)], dim=-1))
 
@@ -151,20 +169,21 @@ class CTCPoolingAdapter(nn.Module):
             vectors, output_lengths = torch.cat([voice.to(vectors.dtype), vectors], dim=1), output_lengths + 1
         return zero_padding(vectors, output_lengths), output_lengths
 
-    def _expected_embeddings(self, logits: Tensor, heard: Tensor) -> Tensor:
+    def _expected_embeddings(self, logits: Tensor, heard: Tensor, among: Candidates | None) -> Tensor:
         """(A, T, V + 1) -> (A, T, D), computed at the frames `heard` (A, T) only: the vocabulary may be large."""
-        table = self._anchored()
-        posterior = (logits[heard][:, :-1].float() / self.temperature).softmax(dim=-1)
+        table = self._embeddings(among)
+        scores = logits[heard][:, :-1].float() / self.temperature
+        posterior = (scores if among is None else scores + among.log_weights).softmax(dim=-1)
         expected = logits.new_zeros(*heard.shape, self.out_dim)
         expected[heard] = (posterior.to(table.dtype) @ table).to(expected.dtype)
         return expected
 
-    def _anchored(self) -> Tensor:
+    def _embeddings(self, among: Candidates | None) -> Tensor:
         if self.table is None:
             raise ModelError(
                 "adapter ctc_pooling: no embedding table; call anchor(table) or set soft_embedding=false, head=linear"
             )
-        return self.table
+        return self.table if among is None else self.table[among.token_ids]
 
 
 class DistanceHead(nn.Module):
@@ -182,13 +201,19 @@ class DistanceHead(nn.Module):
         self.projection = nn.Linear(in_dim, out_dim)
         self.blank = nn.Linear(in_dim, 1)
 
-    def forward(self, frames: Tensor, table: Tensor) -> Tensor:
-        """Returns logits (A, T, V + 1) float32 of `frames` (A, T, in_dim), given the embeddings (V, out_dim)."""
-        squares = torch.linalg.vector_norm(table, dim=-1, dtype=torch.float32).square()
-        unit = squares.mean()
+    def forward(self, frames: Tensor, table: Tensor, mean_square: Tensor) -> Tensor:
+        """Returns logits (A, T, V + 1) float32 of `frames` (A, T, in_dim).
+
+        table: embeddings (V, out_dim) of all tokens, or of those that are told apart; mean_square: () of all.
+        """
         # A projection of the table's own scale at the start: the same for tables of any unit.
-        projected = self.projection(frames).float() * unit.div(table.shape[1]).sqrt()
+        projected = self.projection(frames).float() * mean_square.div(table.shape[1]).sqrt()
         products = (projected.to(table.dtype) @ table.T).float()
-        distances = projected.square().sum(dim=-1, keepdim=True) - 2 * products + squares
-        tokens = -distances / (self.temperature * unit)
+        distances = projected.square().sum(dim=-1, keepdim=True) - 2 * products + _squares(table)
+        tokens = -distances / (self.temperature * mean_square)
         return torch.cat([tokens, self.blank(frames).float() - 1 / self.temperature], dim=-1)
+
+
+def _squares(table: Tensor) -> Tensor:
+    """The squared lengths (V,) float32 of a table's rows."""
+    return torch.linalg.vector_norm(table, dim=-1, dtype=torch.float32).square()

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import Literal
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from sonant.errors import ModelError
 from sonant.models.adapters.base import build_adapter
 from sonant.models.adapters.ctc_pooling import CTCPoolingAdapter, CTCPoolingConfig
 from sonant.models.alignment import forced_alignment, segments
+from sonant.models.candidates import Candidates
 from sonant.models.conv_transformer import ConvBlockConfig, ConvTrunkConfig
 from sonant.models.encoders.base import zero_padding
 
@@ -216,6 +218,16 @@ def test_the_distance_head_measures_distances() -> None:
     adapter.ctc_head.projection.bias.copy_(table[5] / table.square().mean().sqrt())
     assert adapter.ctc_logits(frames)[..., :-1].argmax(-1).eq(5).all()
     torch.testing.assert_close(adapter.ctc_logits(frames)[..., 5], torch.zeros(2, 4), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("head", ["linear", "distance"])
+def test_logits_of_some_tokens_are_those_of_all_where_they_stand(head: Literal["linear", "distance"]) -> None:
+    adapter = build_adapter(CTCPoolingConfig(head=head), in_dims=[8], out_dim=12, vocab_size=7)
+    assert isinstance(adapter, CTCPoolingAdapter)
+    adapter.anchor(torch.randn(7, 12))
+    frames, some = torch.randn(2, 4, 8), torch.tensor([1, 2, 5])
+    logits = adapter.ctc_logits(frames, among=Candidates(some, torch.zeros(3)))
+    torch.testing.assert_close(logits, adapter.ctc_logits(frames)[..., [1, 2, 5, 7]])
 
 
 def test_in_the_unit_of_its_table_the_distance_head_is_the_same_for_every_llm() -> None:
