@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 # Idle OpenMP threads that spin cost up to 6x on a busy machine.
 export OMP_WAIT_POLICY := PASSIVE
 export GOMP_SPINCOUNT := 0
+# Where somebody turns bytecode off, every process of the tests compiles all of Sonant, and rewrites all tests, again.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: quickstart test unit recipe ray browser parity-vllm check setup setup-dev bench clean
 
