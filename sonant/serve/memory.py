@@ -14,7 +14,7 @@ from typing import NoReturn
 
 EVERY_S = 2.0  # a few milliseconds each time
 _M_MMAP_THRESHOLD = -3  # malloc.h
-_LARGE = 1 << 20
+_LARGE = 1 << 17
 
 
 def settle() -> None:
