@@ -14,6 +14,8 @@ from sonant.generate.assistant import Assistant
 from sonant.generate.encode import with_frames
 from sonant.generate.sampling import GenerationConfig
 from sonant.models.speech_lm import SpeechLM
+from sonant.serve.answering import answerer as answering
+from sonant.serve.answering import listener as listening
 from sonant.serve.answering.answer import Answer
 from sonant.serve.answering.answerer import Answerer
 from sonant.serve.answering.listener import Listener, of_like_length
@@ -40,7 +42,7 @@ def heard_together(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         counts.append(len(examples))
         return with_frames(model, examples)
 
-    monkeypatch.setattr("sonant.serve.answering.listener.with_frames", counted)
+    monkeypatch.setattr(listening, "with_frames", counted)
     return counts
 
 
@@ -100,7 +102,7 @@ def test_a_clip_that_brings_the_encoder_down_fails_alone(assistant: Assistant, m
             raise RuntimeError("no kernel")
         return with_frames(model, examples)
 
-    monkeypatch.setattr("sonant.serve.answering.listener.with_frames", fragile)
+    monkeypatch.setattr(listening, "with_frames", fragile)
     first, failed, last = heard(assistant, QUESTIONS)
     assert isinstance(failed, RuntimeError)
     assert [first.read.id, last.read.id] == ["a", "c"]
@@ -136,7 +138,7 @@ def test_what_waits_when_it_ends_stays_open(assistant: Assistant, monkeypatch: p
         assert queue.open == {*requests}
         assert [request.example is None for request in requests] == [False, True]
 
-    monkeypatch.setattr("sonant.serve.answering.listener.with_frames", held)
+    monkeypatch.setattr(listening, "with_frames", held)
     asyncio.run(work())
 
 
@@ -150,7 +152,7 @@ def test_a_fault_of_ours_is_told_and_the_next_are_heard(
             raise error
         return of_like_length(requests)
 
-    monkeypatch.setattr("sonant.serve.answering.listener.of_like_length", grouped)
+    monkeypatch.setattr(listening, "of_like_length", grouped)
     questions = [Conversation((user(clip(0.1 + 0.01 * number)),), id=str(number)) for number in range(9)]
     *told, last = heard(assistant, questions)
     assert [str(error) for error in told] == ["a slip"] * 8
@@ -193,8 +195,8 @@ def test_an_answer_is_written_to_its_end_while_another_question_is_heard(
             go_on.set()
             answerer.close()
 
-    monkeypatch.setattr("sonant.serve.answering.listener.with_frames", held)
-    monkeypatch.setattr("sonant.serve.answering.answerer.Scheduler", Held)
+    monkeypatch.setattr(listening, "with_frames", held)
+    monkeypatch.setattr(answering, "Scheduler", Held)
     asyncio.run(work())
 
 
