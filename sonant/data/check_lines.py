@@ -52,7 +52,7 @@ def read_blocks(blocks: Sequence[Block], reading: Reading, *, workers: int) -> I
         yield from map(_LineReader(reading).columns, blocks)
         return
     spawned = multiprocessing.get_context("spawn")
-    # All rows of a block live until it is read, and none refers to another: to look for circles took a third of the time.
+    # All rows of a block live until it is read, and none refers to another: looking for circles took a third of it.
     rarely = functools.partial(gc.set_threshold, MANY_OBJECTS)
     with ProcessPoolExecutor(min(workers, len(blocks)), mp_context=spawned, initializer=rarely) as pool:
         yield from pool.map(functools.partial(_read_block, reading), blocks)

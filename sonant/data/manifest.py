@@ -24,7 +24,7 @@ from sonant.audio.io import info
 from sonant.chat.messages import AudioPart, Conversation, Part
 from sonant.errors import AudioError, ChatError, ManifestError
 
-BLOCK_BYTES = 1 << 24
+BLOCK_BYTES = 1 << 20  # the same, over and over: memory that is fresh costs more than what is read into it
 
 
 class Manifest(Sequence[Conversation]):
@@ -92,12 +92,12 @@ def line_offsets(path: str | os.PathLike[str]) -> NDArray[np.int64]:
     Raises: ManifestError if the file cannot be read.
     """
     ends = [np.zeros(1, np.int64)]
-    size = 0
+    block, size = np.empty(BLOCK_BYTES, np.uint8), 0
     try:
-        with open(path, "rb") as file:
-            while block := file.read(BLOCK_BYTES):
-                ends.append(np.flatnonzero(np.frombuffer(block, np.uint8) == ord("\n")) + size + 1)
-                size += len(block)
+        with open(path, "rb", buffering=0) as file:
+            while num_bytes := file.readinto(block.data):
+                ends.append(np.flatnonzero(block[:num_bytes] == ord("\n")) + (size + 1))
+                size += num_bytes
     except OSError as error:
         raise ManifestError(f"{path}: cannot read this manifest ({error.strerror}); check the name") from None
     offsets = np.concatenate(ends)

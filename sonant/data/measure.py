@@ -13,8 +13,10 @@ import logging
 import os
 import uuid
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +24,7 @@ from numpy.typing import NDArray
 
 from sonant.chat.messages import AudioPart, Conversation
 from sonant.data.blend import Group, Rows, Source, SourceRows, token_shares
-from sonant.data.manifest import clip_duration_s
+from sonant.data.manifest import Manifest, clip_duration_s
 from sonant.data.plan import Plan, PlanConfig
 from sonant.data.respan import as_written
 from sonant.errors import ChatError, ManifestError
@@ -32,6 +34,7 @@ log = logging.getLogger(__name__)
 FOLDER = ".sonant_sizes"
 PIECE_ROWS = 1 << 16
 MIN_KEPT_ROWS = 20_000  # smaller manifests are counted in a second
+HASHED_TOGETHER = 2  # pieces, while another is put in its place
 
 
 @dataclass(frozen=True)
@@ -118,8 +121,8 @@ def measure(rows: SourceRows, sizes: RowSizes, *, budget: int) -> Measured:
     measured = Measured(rows, lengths, targets, loads, np.zeros(total, np.bool_), tasks, [])
     for source, first in zip(rows.sources, rows.firsts.tolist(), strict=False):
         default = source.task or source.name
-        for start in range(0, len(source.manifest), PIECE_ROWS):
-            counted = _piece(source, start, sizes)
+        for start, kept in _pieces(source.manifest, sizes):
+            counted = _counted(source, start, kept, sizes)
             at = slice(first + start, first + start + len(counted.text))
             loads[at] = counted.audio_tokens(sizes, rows, at.start)
             lengths[at] = counted.text + loads[at]
@@ -160,23 +163,40 @@ class _Counted:
         return tokens
 
 
-def _piece(source: Source, start: int, sizes: RowSizes) -> _Counted:
-    manifest, end = source.manifest, min(start + PIECE_ROWS, len(source.manifest))
-    data = manifest.raw_rows(start, end)
+def _pieces(manifest: Manifest, sizes: RowSizes) -> Iterator[tuple[int, Path | None]]:
+    """Yields the first row of each piece, and where its sizes are kept, if they are."""
+    starts = range(0, len(manifest), PIECE_ROWS)
     if not sizes.key or len(manifest) < MIN_KEPT_ROWS:
-        return _count(source, start, data, sizes)
+        yield from ((start, None) for start in starts)
+        return
+    with ThreadPoolExecutor(HASHED_TOGETHER, thread_name_prefix="sonant-hash") as pool:
+        yield from zip(starts, pool.map(partial(_kept_at, manifest, sizes=sizes), starts), strict=True)
+
+
+def _kept_at(manifest: Manifest, start: int, *, sizes: RowSizes) -> Path:
+    digest = hashlib.sha256(manifest.raw_rows(start, _end(manifest, start))).digest()
     asked = f"{sizes.key} {sizes.target_tokens is not None} {sizes.spoken_tokens is not None} "
-    name = hashlib.sha256(asked.encode() + hashlib.sha256(data).digest())
-    path = manifest.path.absolute().parent / FOLDER / f"{name.hexdigest()[:32]}.npz"
+    name = hashlib.sha256(asked.encode() + digest).hexdigest()[:32]
+    return manifest.path.absolute().parent / FOLDER / f"{name}.npz"
+
+
+def _end(manifest: Manifest, start: int) -> int:
+    return min(start + PIECE_ROWS, len(manifest))
+
+
+def _counted(source: Source, start: int, kept: Path | None, sizes: RowSizes) -> _Counted:
+    if kept is None:
+        return _count(source, start, sizes)
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as kept:
-            return _Counted(**kept)
+        with open(kept, "rb") as file, np.load(file, allow_pickle=False) as columns:
+            return _Counted(**columns)
     except (FileNotFoundError, NotADirectoryError):
-        log.info("%s: counting the tokens of rows %d to %d, once", manifest.path, start + 1, end)
+        end = _end(source.manifest, start)
+        log.info("%s: counting the tokens of rows %d to %d, once", source.manifest.path, start + 1, end)
     except (OSError, ValueError, EOFError, TypeError, KeyError, zipfile.BadZipFile) as error:
-        log.warning("%s: cannot be read (%s); its rows are counted again", path, error)
-    counted = _count(source, start, data, sizes)
-    _keep(path, counted)
+        log.warning("%s: cannot be read (%s); its rows are counted again", kept, error)
+    counted = _count(source, start, sizes)
+    _keep(kept, counted)
     return counted
 
 
@@ -193,8 +213,9 @@ def _keep(path: Path, counted: _Counted) -> None:
             temporary.unlink()
 
 
-def _count(source: Source, start: int, data: bytes, sizes: RowSizes) -> _Counted:
+def _count(source: Source, start: int, sizes: RowSizes) -> _Counted:
     manifest, names = source.manifest, dict[str, int]()
+    data = manifest.raw_rows(start, _end(manifest, start))
     text, targets, tasks, has_audio, clips = [], [], [], [], []
     for number, line in enumerate(data.removesuffix(b"\n").split(b"\n")):
         row = manifest.read(line, start + number)
