@@ -9,6 +9,7 @@ is not.
 
 import contextlib
 import functools
+import hashlib
 import json
 import os
 import uuid
@@ -66,6 +67,17 @@ class Manifest(Sequence[Conversation]):
         with open(self.path, "rb") as file:
             file.seek(self._offsets[first])
             return file.read(int(self._offsets[end] - self._offsets[first]))
+
+    def digest(self, first: int, end: int) -> bytes:
+        """Returns the SHA-256 of what `raw_rows` returns, of which no more than a block is ever held."""
+        digest, left = hashlib.sha256(), int(self._offsets[end] - self._offsets[first])
+        block = memoryview(bytearray(min(left, BLOCK_BYTES)))
+        with open(self.path, "rb", buffering=0) as file:
+            file.seek(self._offsets[first])
+            while left and (num_bytes := file.readinto(block[:left])):
+                digest.update(block[:num_bytes])
+                left -= num_bytes
+        return digest.digest()
 
     def read(self, line: bytes, index: int) -> Conversation:
         """Returns the conversation of a row, given its line. Raises: ManifestError, naming its place, if it is none."""

@@ -174,9 +174,8 @@ def _pieces(manifest: Manifest, sizes: RowSizes) -> Iterator[tuple[int, Path | N
 
 
 def _kept_at(manifest: Manifest, start: int, *, sizes: RowSizes) -> Path:
-    digest = hashlib.sha256(manifest.raw_rows(start, _end(manifest, start))).digest()
     asked = f"{sizes.key} {sizes.target_tokens is not None} {sizes.spoken_tokens is not None} "
-    name = hashlib.sha256(asked.encode() + digest).hexdigest()[:32]
+    name = hashlib.sha256(asked.encode() + manifest.digest(start, _end(manifest, start))).hexdigest()[:32]
     return manifest.path.absolute().parent / FOLDER / f"{name}.npz"
 
 
