@@ -9,7 +9,7 @@ keys of a row that has them, they are learnt. What is learnt changes the pace, n
 
 import itertools
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -27,7 +27,7 @@ Level: TypeAlias = Literal["row", "message", "text", "audio"]
 KNOWN: dict[Level, tuple[str, ...]] = {"row": ROW_KEYS, "message": MESSAGE_KEYS, "text": TEXT_KEYS, "audio": AUDIO_KEYS}
 
 
-class Clip(NamedTuple):
+class Clip(msgspec.Struct, frozen=True, gc=False):  # made in a third of a named tuple's time
     """A clip as written."""
 
     path: str
@@ -37,7 +37,7 @@ class Clip(NamedTuple):
     is_embedded: bool = False  # the line holds it, and `path` is a name for its bytes
 
 
-class Row(NamedTuple):
+class Row(msgspec.Struct, frozen=True, gc=False):
     """What is kept of a line."""
 
     id: str = ""

@@ -176,8 +176,8 @@ class Table:
 
     def _clip(self, line: bytes, row: int, nth: int, folder: str) -> tuple[ClipKey, bytes | None]:
         if clean := self._clean.read(line):
-            path, offset_s, duration_s, *_ = clean.clips[nth]
-            return (clip_name(path, folder), offset_s, duration_s), None
+            clip = clean.clips[nth]
+            return (clip_name(clip.path, folder), clip.offset_s, clip.duration_s), None
         part = parse(line, self.place(row)).audio_parts[nth]
         name = part.name if part.path is None else clip_name(part.path, folder)
         return (name, part.offset_s, part.duration_s), part.data

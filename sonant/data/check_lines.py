@@ -205,7 +205,7 @@ def _missing(
     rows: Sequence[Row], owners: Ints, clips: Sequence[Clip], places: Sequence[_Place], numbers: Sequence[int]
 ) -> Iterator[RowFault]:
     """Yields what is wrong with clips of no file, once for each row and clip."""
-    keys = ((int(owners[n]), places[n], *clips[n][1:3]) for n in numbers)
+    keys = ((int(owners[n]), places[n], clips[n].offset_s, clips[n].duration_s) for n in numbers)
     for row, place, _, _ in dict.fromkeys(keys):
         assert place.found is not None
         yield RowFault(row, rows[row].id, *place.found)
