@@ -105,7 +105,7 @@ def _planted() -> Figure:
     said = subprocess.run(command, capture_output=True, text=True).stdout
     found = re.search(r"(\d+) passed", said)
     count = int(found.group(1)) - 1 if found else 0  # one of the tests is that nothing else is reported
-    return Figure("planted faults found, nothing else", "40", str(count), count == 40 and "failed" not in said)
+    return Figure("planted faults found, nothing else", "≥ 40", str(count), count >= 40 and "failed" not in said)
 
 
 def _plan(manifest: Path) -> None:
