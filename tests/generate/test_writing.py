@@ -4,10 +4,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sonant.generate.writing import Writing
-from sonant.testing import byte_tokenizer
+from sonant.chat.tokenizer import ChatTokenizer
+from sonant.generate.writing import Decoding, Writing
+from sonant.models.parts import resolve_part
+from sonant.testing import byte_tokenizer, chat_tokenizer
+from tests.chat.conftest import BACKENDS
 
 TOKENIZER = byte_tokenizer()  # a token is a byte: everything here crosses the borders of tokens
+FALLBACK = ChatTokenizer.from_folder(resolve_part("tiny/llm"))  # spells in bytes what it has no piece for
 patient = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
@@ -85,3 +89,44 @@ def test_a_stop_string_and_a_text_may_overlap_more_than_once() -> None:
 @pytest.mark.parametrize("stop", [(), ("x",)])
 def test_nothing_is_shown_of_nothing(stop: tuple[str, ...]) -> None:
     assert written("", stop=stop)[0] == [""]
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def tokenizer(request: pytest.FixtureRequest) -> ChatTokenizer:
+    return chat_tokenizer(BACKENDS[request.param](), template="chatml")
+
+
+@given(numbers=st.lists(st.integers(0, 10**6), max_size=40))
+@settings(patient, suppress_health_check=list(HealthCheck))
+def test_tokens_decoded_as_they_come_are_what_all_of_them_are(tokenizer: ChatTokenizer, numbers: list[int]) -> None:
+    ids = [number % len(tokenizer.hf) for number in numbers]
+    decoding = Decoding(tokenizer)
+    assert [decoding.push(id) for id in ids] == [tokenizer.decode(ids[: end + 1]) for end in range(len(ids))]
+
+
+@given(st.text(min_size=1))
+@patient
+def test_what_is_spelled_in_bytes_is_decoded_too(text: str) -> None:
+    decoding, ids = Decoding(FALLBACK), FALLBACK.encode_text(text)
+    assert [decoding.push(id) for id in ids][-1] == FALLBACK.decode(ids)
+
+
+def test_bytes_that_make_no_character_take_nothing_of_what_follows_along() -> None:
+    """Of a run of bytes such a decoder reads none if one is wrong: what was shown changed, and the rest stayed away."""
+    digit, broken, *word = (*FALLBACK.hf.convert_tokens_to_ids(["<0x30>", "<0x85>"]), *FALLBACK.encode_text("a word"))
+    writing = Writing(FALLBACK)
+    assert "".join([*map(writing.push, (digit, broken, *word)), writing.end()]) == "0\ufffd a word"
+
+
+def test_the_last_tokens_of_a_long_answer_cost_no_more_than_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    writing, decode, most = Writing(TOKENIZER), ChatTokenizer.decode, 0
+
+    def counted(tokenizer: ChatTokenizer, ids: list[int]) -> str:
+        nonlocal most
+        most = max(most, len(ids))
+        return decode(tokenizer, ids)
+
+    monkeypatch.setattr(ChatTokenizer, "decode", counted)
+    text = "".join(writing.push(id) for id in TOKENIZER.encode_text("a long answer costs 1 € a word, " * 9))
+    assert len(text) > 250
+    assert most < 10
