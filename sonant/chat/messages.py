@@ -217,7 +217,10 @@ class Conversation:
                 return part
             return replace(part, path=os.path.join(folder, part.path))
 
-        return replace(self, messages=tuple(replace(m, parts=tuple(map(rooted, m.parts))) for m in self.messages))
+        def moved(message: Message) -> Message:
+            return replace(message, parts=tuple(map(rooted, message.parts))) if message._audio else message
+
+        return replace(self, messages=tuple(map(moved, self.messages)))
 
     def to_json(self) -> dict[str, Any]:
         """Returns the conversation as JSON values that `from_json` reads back to an equal one."""

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from sonant.chat.messages import AudioPart, Conversation
 from sonant.data.blend import Group, Rows, Source, SourceRows, token_shares
-from sonant.data.manifest import Manifest, clip_duration_s
+from sonant.data.manifest import Manifest, clip_duration_s, parse
 from sonant.data.plan import Plan, PlanConfig
 from sonant.data.respan import as_written
 from sonant.errors import ChatError, ManifestError
@@ -217,7 +217,7 @@ def _count(source: Source, start: int, sizes: RowSizes) -> _Counted:
     data = manifest.raw_rows(start, _end(manifest, start))
     text, targets, tasks, has_audio, clips = [], [], [], [], []
     for number, line in enumerate(data.removesuffix(b"\n").split(b"\n")):
-        row = manifest.read(line, start + number)
+        row = parse(line, manifest.place(start + number))  # where recordings lie makes no text longer
         tasks.append(names.setdefault(row.task, len(names)))
         row = source.named(row)
         try:
