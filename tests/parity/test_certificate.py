@@ -232,10 +232,14 @@ def test_an_answer_that_ends_for_another_reason_is_caught(
 def test_without_the_server_s_packages_that_way_says_what_to_install(
     assistant: Assistant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(sys.modules, "sonant.parity.served")
     monkeypatch.setitem(sys.modules, "fastapi", None)
-    for module in [name for name in sys.modules if name.startswith("sonant.serve.")]:
-        monkeypatch.delitem(sys.modules, module)
+    gone = {name: module for name, module in sys.modules.items() if name.startswith("sonant.serve.")}
+    gone[served.__name__] = served
+    for name, module in gone.items():  # packages hold their modules, too; else other tests would patch second copies
+        package, _, own_name = name.rpartition(".")
+        monkeypatch.setattr(sys.modules[package], own_name, module)
+    for name in gone:
+        monkeypatch.delitem(sys.modules, name)
     found = only(certified(assistant, tmp_path, "served"))
     assert found.verdict == "not applicable"
     assert found.note == "fastapi is not installed; pip install 'sonant[serve]'"
