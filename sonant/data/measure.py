@@ -16,7 +16,6 @@ import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -170,32 +169,34 @@ def _pieces(manifest: Manifest, sizes: RowSizes) -> Iterator[tuple[int, Path | N
         yield from ((start, None) for start in starts)
         return
     with ThreadPoolExecutor(HASHED_TOGETHER, thread_name_prefix="sonant-hash") as pool:
-        yield from zip(starts, pool.map(partial(_kept_at, manifest, sizes=sizes), starts), strict=True)
-
-
-def _kept_at(manifest: Manifest, start: int, *, sizes: RowSizes) -> Path:
-    asked = f"{sizes.key} {sizes.target_tokens is not None} {sizes.spoken_tokens is not None} "
-    name = hashlib.sha256(asked.encode() + manifest.digest(start, _end(manifest, start))).hexdigest()[:32]
-    return manifest.path.absolute().parent / FOLDER / f"{name}.npz"
+        digests = pool.map(lambda start: manifest.digest(start, _end(manifest, start)), starts)
+        yield from zip(starts, (_kept_at(manifest, digest, sizes) for digest in digests), strict=True)
 
 
 def _end(manifest: Manifest, start: int) -> int:
     return min(start + PIECE_ROWS, len(manifest))
 
 
+def _kept_at(manifest: Manifest, digest: bytes, sizes: RowSizes) -> Path:
+    asked = f"{sizes.key} {sizes.target_tokens is not None} {sizes.spoken_tokens is not None} "
+    name = hashlib.sha256(asked.encode() + digest).hexdigest()[:32]
+    return manifest.path.absolute().parent / FOLDER / f"{name}.npz"
+
+
 def _counted(source: Source, start: int, kept: Path | None, sizes: RowSizes) -> _Counted:
-    if kept is None:
-        return _count(source, start, sizes)
-    try:
-        with open(kept, "rb") as file, np.load(file, allow_pickle=False) as columns:
-            return _Counted(**columns)
-    except (FileNotFoundError, NotADirectoryError):
-        end = _end(source.manifest, start)
-        log.info("%s: counting the tokens of rows %d to %d, once", source.manifest.path, start + 1, end)
-    except (OSError, ValueError, EOFError, TypeError, KeyError, zipfile.BadZipFile) as error:
-        log.warning("%s: cannot be read (%s); its rows are counted again", kept, error)
-    counted = _count(source, start, sizes)
-    _keep(kept, counted)
+    manifest, end = source.manifest, _end(source.manifest, start)
+    if kept is not None:
+        try:
+            with open(kept, "rb") as file, np.load(file, allow_pickle=False) as columns:
+                return _Counted(**columns)
+        except (FileNotFoundError, NotADirectoryError):
+            log.info("%s: counting the tokens of rows %d to %d, once", manifest.path, start + 1, end)
+        except (OSError, ValueError, EOFError, TypeError, KeyError, zipfile.BadZipFile) as error:
+            log.warning("%s: cannot be read (%s); its rows are counted again", kept, error)
+    data = manifest.raw_rows(start, end)
+    counted = _count(source, start, data, sizes)
+    if kept is not None:  # by a hash of what was counted: the file may have changed since it was hashed
+        _keep(_kept_at(manifest, hashlib.sha256(data).digest(), sizes), counted)
     return counted
 
 
@@ -212,9 +213,8 @@ def _keep(path: Path, counted: _Counted) -> None:
             temporary.unlink()
 
 
-def _count(source: Source, start: int, sizes: RowSizes) -> _Counted:
+def _count(source: Source, start: int, data: bytes, sizes: RowSizes) -> _Counted:
     manifest, names = source.manifest, dict[str, int]()
-    data = manifest.raw_rows(start, _end(manifest, start))
     text, targets, tasks, has_audio, clips = [], [], [], [], []
     for number, line in enumerate(data.removesuffix(b"\n").split(b"\n")):
         row = parse(line, manifest.place(start + number))  # where recordings lie makes no text longer

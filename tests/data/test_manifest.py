@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -84,6 +85,17 @@ def test_files_without_rows_or_with_empty_lines_are_refused(tmp_path: Path) -> N
     path.write_text('{"messages": []}\n\n{"messages": []}\n')
     with pytest.raises(ManifestError, match=r"m\.jsonl:2: empty line; delete it"):
         Manifest(path)
+
+
+@pytest.mark.parametrize("block", [3, 1 << 20])
+def test_the_hash_of_some_rows_is_that_of_their_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b"one\ntwo\nthree")
+    manifest = Manifest(tmp_path / "a.jsonl")
+    monkeypatch.setattr(module, "BLOCK_BYTES", block)
+    for first, end in ((0, 3), (1, 3), (1, 2), (2, 2)):
+        assert manifest.digest(first, end) == hashlib.sha256(manifest.raw_rows(first, end)).digest()
 
 
 def test_line_offsets_do_not_depend_on_blocks_or_a_last_newline(

@@ -109,6 +109,23 @@ def test_a_changed_row_is_counted_again_with_its_piece(rows: Callable[[], Source
 
 
 @pytest.mark.usefixtures("_small_pieces")
+def test_sizes_are_kept_by_what_was_counted_though_the_file_was_another_when_it_was_hashed(
+    rows: Callable[[], SourceRows], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(row: Conversation) -> int:
+        raise AssertionError("counted again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Manifest, "digest", lambda manifest, first, end: b"of what stood there %d" % first)
+        first = columns(measure(rows(), SIZES, budget=999))
+        a = SourceRows(Source("a", Manifest(tmp_path / "a.jsonl")))
+        with pytest.raises(AssertionError, match="counted again"):
+            measure(a, replace(SIZES, text_tokens=never), budget=999)
+    again = columns(measure(a, replace(SIZES, text_tokens=never), budget=999))
+    assert again == [column[:23] for column in first]  # type: ignore[index]
+
+
+@pytest.mark.usefixtures("_small_pieces")
 def test_a_damaged_or_impossible_folder_costs_time_only(
     rows: Callable[[], SourceRows], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
