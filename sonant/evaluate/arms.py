@@ -11,8 +11,10 @@ rows without        after         the speech LM, LoRA on
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +29,7 @@ from sonant.generate.choices import choice_scores
 from sonant.generate.recognizer import Recognizer
 from sonant.generate.sampling import GenerationConfig
 
+BLOCK = 512  # questions whose recordings are held, and whose answers are kept, at a time
 T = TypeVar("T")
 Arms = dict[str, list[str]]  # arm -> one answer a row
 ArmScores = dict[str, NDArray[np.float64]]  # arm -> (N, C) log-likelihood of each choice
@@ -45,7 +48,12 @@ class Asked:
         """All that the answers depend on besides the examinee."""
         return ["lora" if self.lora else "base", *map(_question, self.prompts)]
 
-    def tell(self, what: str, progress: Progress) -> Callable[[int], None]:
+    @property
+    def blocks(self) -> Iterator["Asked"]:
+        """The questions, some at a time: an evaluation that is broken off loses the answers to those, and no more."""
+        return (replace(self, prompts=some) for some in _blocks(self.prompts))
+
+    def tell(self, what: str, progress: Progress) -> "_Sum":
         """Returns what adds up answered questions and tells the sum."""
         return _Sum(what, len(self.prompts), progress)
 
@@ -83,9 +91,17 @@ class Examinee:
             return asked | {"before": Asked(prompts, lora=False)}
         recognizer = self.recognizer
         if recognizer is not None:
-            key = ["transcripts", *map(_clip, clips)]
             tell = _Sum(f"{name}: transcripts", len(clips), progress)
-            heard = self._kept(folder, tell.what, key, lambda: recognizer.transcribe(clips, progress=tell))
+            heard = [
+                text
+                for some in _blocks(clips)
+                for text in self._kept(
+                    folder,
+                    tell,
+                    ["transcripts", *map(_clip, some)],
+                    partial(recognizer.transcribe, some, progress=tell),
+                )
+            ]
             asked["cascade"] = Asked(with_text(prompts, heard), lora=False)
         transcripts = [part.transcript for part in clips if part.transcript is not None]
         written = with_text(prompts, transcripts) if len(transcripts) == len(clips) else None
@@ -102,7 +118,9 @@ class Examinee:
         """Returns the answers of every arm; those in `folder` are taken from there, new ones are put there."""
 
         def answers(what: str, asked: Asked) -> list[str]:
-            return self._kept(folder, what, asked.key, lambda: self._replies(asked, tell=asked.tell(what, progress)))
+            tell = asked.tell(what, progress)
+            blocks = (self._kept(folder, tell, each.key, partial(self._replies, each, tell)) for each in asked.blocks)
+            return [*chain.from_iterable(blocks)]
 
         return {arm: answers(f"{name}: {arm.replace('_', ' ')}", asked) for arm, asked in questions.items()}
 
@@ -118,8 +136,14 @@ class Examinee:
         """Returns arm -> (N, C) log-likelihood of each choice as the whole answer; kept in `folder` as answers are."""
 
         def scores(what: str, asked: Asked) -> list[list[float]]:
-            key = ["choices", list(choices), *asked.key]
-            return self._kept(folder, what, key, lambda: self._scores(asked, choices, asked.tell(what, progress)))
+            tell = asked.tell(what, progress)
+            blocks = (
+                self._kept(
+                    folder, tell, ["choices", list(choices), *each.key], partial(self._scores, each, choices, tell)
+                )
+                for each in asked.blocks
+            )
+            return [*chain.from_iterable(blocks)]
 
         return {
             arm: np.array(scores(f"{name}: {arm.replace('_', ' ')}, choices", asked), dtype=np.float64)
@@ -130,7 +154,7 @@ class Examinee:
         """Returns the hash of what was asked and of all that the answers depend on besides."""
         return hashlib.sha256(json.dumps([dict(self.pins), asked], sort_keys=True).encode()).hexdigest()
 
-    def _replies(self, asked: Asked, *, tell: Callable[[int], None]) -> list[str]:
+    def _replies(self, asked: Asked, tell: Callable[[int], None]) -> list[str]:
         replies = self.assistant.replies(
             asked.prompts, config=self.config, lora=asked.lora, batch_size=self.batch_size, progress=tell
         )
@@ -143,13 +167,15 @@ class Examinee:
         found: list[list[float]] = scores.tolist()
         return found
 
-    def _kept(self, folder: Path, label: str, asked: list[Any], answer: Callable[[], list[T]]) -> list[T]:
+    def _kept(self, folder: Path, tell: "_Sum", asked: list[Any], answer: Callable[[], list[T]]) -> list[T]:
         if not self.pins:
             return answer()
         path = folder / f"{self.key(asked)[:24]}.json"
-        if (answers := _read(path)) is None:
-            answers = answer()
-            write_lines(path, [json.dumps({"what": label, "answers": answers}, ensure_ascii=False)])
+        if (known := _read(path)) is not None:
+            tell(len(known))
+            return known
+        answers = answer()
+        write_lines(path, [json.dumps({"what": tell.what, "answers": answers}, ensure_ascii=False)])
         return answers
 
 
@@ -162,6 +188,10 @@ class _Sum:
     def __call__(self, new: int) -> None:
         self.done += new
         self.progress(self.what, self.done, self.total)
+
+
+def _blocks(items: Sequence[T]) -> Iterator[list[T]]:
+    return (list(items[start : start + BLOCK]) for start in range(0, len(items), BLOCK))
 
 
 def with_text(prompts: Sequence[Conversation], texts: Sequence[str]) -> list[Conversation]:

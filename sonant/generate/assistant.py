@@ -21,6 +21,8 @@ from sonant.models.checkpoint import load_speech_lm
 from sonant.models.speech_lm import SpeechLM
 from sonant.models.vocoders.base import Vocoder
 
+_BATCHES_AT_A_TIME = 16  # whose rows are sorted by length: enough for little padding, and few enough for any memory
+
 
 class Assistant:
     """A speech LM with its tokenizer, in eval mode; frozen encoders may have their frames `cached`.
@@ -71,15 +73,15 @@ class Assistant:
     ) -> list[Reply]:
         """Returns the answers in the order of the questions. `progress(n)` is called after each batch of n.
 
-        Questions are batched by length; an answer does not depend on the company it was computed in.
+        Questions are batched by length; an answer does not depend on the company it was computed in. No more than the
+        recordings of a few batches are held at a time.
         """
         config = config or GenerationConfig()
-        examples = [self.example(c) for c in conversations]
         replies: dict[int, Reply] = {}
-        for chosen in _by_length(examples, batch_size):
-            replies |= zip(chosen, self._answers([examples[i] for i in chosen], config, lora=lora), strict=True)
-            progress(len(chosen))
-        return [replies[i] for i in range(len(examples))]
+        for asked in self._batches(conversations, batch_size):
+            replies |= zip(asked, self._answers([*asked.values()], config, lora=lora), strict=True)
+            progress(len(asked))
+        return [replies[i] for i in range(len(conversations))]
 
     def stream(
         self, conversation: Conversation, *, config: GenerationConfig | None = None, lora: bool = True
@@ -111,18 +113,17 @@ class Assistant:
         Raises: RequestError if the model has no voice, or speech might not fit the LLM that makes it.
         """
         voice, config = self.voice, config or GenerationConfig()
-        examples = [self.example(c) for c in conversations]
         replies: dict[int, SpokenReply] = {}
-        for chosen in _by_length(examples, batch_size):
-            began, asked = time.perf_counter(), [examples[i] for i in chosen]
+        for asked in self._batches(conversations, batch_size):
+            began, examples = time.perf_counter(), [*asked.values()]
             if answers is None:
-                written = self._answers(asked, config, lora=lora)
+                written = self._answers(examples, config, lora=lora)
             else:
-                written = [self.given(example, answers[i]) for example, i in zip(asked, chosen, strict=True)]
-            said = voice.say(asked, written, began=began, seed=config.seed, lora=lora)
-            replies |= zip(chosen, said, strict=True)
-            progress(len(chosen))
-        return [replies[i] for i in range(len(examples))]
+                written = [self.given(example, answers[i]) for i, example in asked.items()]
+            said = voice.say(examples, written, began=began, seed=config.seed, lora=lora)
+            replies |= zip(asked, said, strict=True)
+            progress(len(asked))
+        return [replies[i] for i in range(len(conversations))]
 
     def stream_speech(
         self, conversation: Conversation, *, config: GenerationConfig | None = None, lora: bool = True
@@ -145,6 +146,14 @@ class Assistant:
         """Returns a question as the model reads it, recordings loaded. Raises: ChatError or AudioError."""
         specs = self.model.specs_given(self.cached)
         return make_example(conversation, self.tokenizer, specs, for_generation=True, cached=self.cached)
+
+    def _batches(self, conversations: Sequence[Conversation], size: int) -> Iterator[dict[int, Example]]:
+        """Yields number -> row, those of like length together; rows are made when their turn is near."""
+        for start in range(0, len(conversations), _BATCHES_AT_A_TIME * size):
+            several = conversations[start : start + _BATCHES_AT_A_TIME * size]
+            rows = {start + index: self.example(each) for index, each in enumerate(several)}
+            order = sorted(rows, key=lambda i: (rows[i].audio_duration_s, len(rows[i].token_ids)))
+            yield from ({i: rows[i] for i in order[at : at + size]} for at in range(0, len(order), size))
 
     def _answers(self, asked: Sequence[Example], config: GenerationConfig, *, lora: bool) -> list[Reply]:
         batch = collate(asked).to(self.device)
@@ -173,9 +182,3 @@ class Assistant:
         """Returns a text as if the model had written it when it was asked."""
         ids = self.tokenizer.encode_text(text, after=int(asked.token_ids[-1]))
         return Reply(text, tuple(ids), finished=True)
-
-
-def _by_length(examples: Sequence[Example], size: int) -> Iterator[list[int]]:
-    """Which rows are asked together: those of like length, `size` at a time."""
-    order = sorted(range(len(examples)), key=lambda i: (examples[i].audio_duration_s, len(examples[i].token_ids)))
-    yield from (order[start : start + size] for start in range(0, len(order), size))

@@ -159,6 +159,28 @@ def test_started_again_nothing_is_asked_twice(tmp_path: Path) -> None:
     assert parrot.asked == 8
 
 
+def test_an_evaluation_that_is_broken_off_has_kept_all_but_the_last_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Tired(Parrot):
+        def replies(self, prompts: Sequence[Conversation], **how: Any) -> list[Reply]:
+            if self.asked >= 4:
+                raise KeyboardInterrupt
+            return super().replies(prompts, **how)
+
+    monkeypatch.setattr("sonant.evaluate.arms.BLOCK", 2)
+    written = [Conversation((user(f"red {i}"), assistant("red")), id=f"t{i}", task="text_only") for i in range(6)]
+    write_manifest(tmp_path / "m.jsonl", written)
+    sets = sets_of([tmp_path / "m.jsonl"])
+    with pytest.raises(KeyboardInterrupt):
+        run_sets(sets, examinee(Tired(), model="1"), tmp_path / "out")
+    told: list[tuple[str, int, int]] = []
+    parrot = Parrot()
+    run_sets(sets, examinee(parrot, model="1"), tmp_path / "out", progress=lambda *each: told.append(each))
+    assert parrot.asked == 2 + 6  # the last block of one arm, and the other arm
+    assert [done for arm, done, total in told] == [2, 4, 6] * 2
+
+
 def test_another_recording_under_the_same_name_is_asked_about_again(tmp_path: Path) -> None:
     clip = tmp_path / "a.wav"
     row = Conversation((user(AudioPart(path=str(clip))), assistant("blue")), id="1")

@@ -21,6 +21,19 @@ def test_replies_come_in_the_order_of_the_questions_whatever_the_batch_size(assi
         assert assistant.replies(QUESTIONS, config=CONFIG, batch_size=batch_size) == one_by_one
 
 
+def test_rows_of_many_questions_are_made_when_their_turn_is_near(
+    assistant: Assistant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # All of them were made first: the features of 20,000 clips of half a minute are 20 GB.
+    monkeypatch.setattr("sonant.generate.assistant._BATCHES_AT_A_TIME", 2)
+    make, made, made_until = Assistant.example, list[str](), list[int]()
+    monkeypatch.setattr(Assistant, "example", lambda self, c: made.append(c.id) or make(self, c))
+    many = [*QUESTIONS, *reversed(QUESTIONS)]
+    replies = assistant.replies(many, config=CONFIG, batch_size=1, progress=lambda _: made_until.append(len(made)))
+    assert made_until == [2, 2, 4, 4, 6, 6]
+    assert replies[:3] == replies[:2:-1] == assistant.replies(QUESTIONS, config=CONFIG)
+
+
 def test_progress_counts_every_question_once(assistant: Assistant) -> None:
     seen: list[int] = []
     assistant.replies(QUESTIONS, config=CONFIG, batch_size=2, progress=seen.append)
