@@ -12,6 +12,7 @@ from torch import Tensor
 from sonant.config import Config
 
 LONGEST_LOOP = 12  # tokens of the longest stretch whose repetition is noticed
+_COLDEST = 1e-5  # a lower temperature is greedy: what is divided by it may be more than a float32 holds
 
 
 class GenerationConfig(Config):
@@ -21,7 +22,7 @@ class GenerationConfig(Config):
     temperature: Annotated[float, Field(ge=0)] = 0.0  # 0 is greedy
     top_k: Annotated[int, Field(ge=0)] = 0  # 0 keeps every token
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    repetition_penalty: Annotated[float, Field(gt=0)] = 1.0
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] = 1.0
     # An answer ends, unfinished, once its last 1 to 12 tokens stand so many times in a row; None: never.
     max_repeats: Annotated[int, Field(ge=2)] | None = None
     seed: int = 0
@@ -67,7 +68,7 @@ def _drawn(logits: Tensor, answers: Sequence[Drawing]) -> Tensor:
     config = answers[0].config
     if config.repetition_penalty != 1.0:
         logits = penalise_repetition(logits, [a.said for a in answers], penalty=config.repetition_penalty)
-    if config.temperature == 0:
+    if config.temperature < _COLDEST:
         return logits.argmax(-1)
     kept = keep_top_p(keep_top_k(logits / config.temperature, config.top_k), config.top_p)
     probabilities = kept.softmax(-1).cpu()
@@ -111,6 +112,7 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
         return logits
     ordered, index = logits.sort(dim=-1, descending=True)
     probabilities = ordered.softmax(-1)
-    # A token is dropped when those before it already reach p; the first is always kept.
+    # A token is dropped when those before it already reach p; the first is always kept, also where p is 0 in float32.
     dropped = probabilities.cumsum(-1) - probabilities >= p
+    dropped[:, 0] = False
     return logits.masked_fill(dropped.scatter(-1, index, dropped), float("-inf"))

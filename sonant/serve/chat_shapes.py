@@ -14,7 +14,7 @@ from sonant.serve.conversations import AnyMessage, Words
 Modality: TypeAlias = Literal["text", "audio"]
 Probability: TypeAlias = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Temperature: TypeAlias = Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
-Seed: TypeAlias = Annotated[int, Field(ge=-(2**62), lt=2**62)]
+Seed: TypeAlias = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Zero: TypeAlias = Annotated[float, Field(ge=0, le=0)]
 
 
@@ -52,7 +52,7 @@ class ChatRequest(Config):
     temperature: Temperature | None = None  # None: greedy
     top_p: Probability | None = None
     top_k: Annotated[int, Field(ge=0, lt=2**31)] | None = None  # not OpenAI's, as vLLM has it
-    repetition_penalty: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] | None = None  # likewise
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=10, allow_inf_nan=False)] | None = None  # likewise
     seed: Seed | None = None
     n: Annotated[int, Field(ge=1)] | None = None
     stop: Words | tuple[Words, ...] | None = None

@@ -34,6 +34,22 @@ def test_repetition_penalty_divides_positive_and_multiplies_negative_scores() ->
     assert logits.tolist() == [[2.0, -2.0, 1.0]]
 
 
+@pytest.mark.parametrize(
+    "drawn",
+    [{"temperature": 1e-40}, {"temperature": 1e-320}, {"temperature": 1.0, "top_p": 1e-50}],
+)
+def test_the_coldest_and_the_narrowest_draw_is_the_likeliest_token(drawn: dict[str, float]) -> None:
+    # In float32 they are 0: not a number came of it, and a step of all who were answered together failed.
+    answers = [Drawing.begun(GenerationConfig.model_validate(drawn), name="a")] * 2
+    assert draw(torch.tensor([[1e4, 2e4, -1e4, 0.0], [0.1, 0.3, 0.2, 0.0]]), answers).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("penalty", [1e-39, 1e39])
+def test_a_penalty_that_no_float_can_bear_is_refused(penalty: float) -> None:
+    with pytest.raises(ValueError, match="repetition_penalty"):
+        GenerationConfig(repetition_penalty=penalty)
+
+
 def test_sampling_follows_the_distribution() -> None:
     answer = Drawing.begun(GenerationConfig(temperature=1.0), name="a")
     draws = torch.cat([draw(LOGITS, [answer]) for _ in range(2000)])
