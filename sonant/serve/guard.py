@@ -125,11 +125,18 @@ def size_check(settings: ServeConfig) -> Check:
 def _origin_fault(scope: Scope) -> RefusedError | None:
     headers = Headers(scope=scope)
     origins = headers.getlist("origin")
-    if not origins or [urlsplit(origin).netloc for origin in origins] == headers.getlist("host"):
+    if not origins or [_host_of(origin) for origin in origins] == headers.getlist("host"):
         return None
     return RefusedError(
         "a page of another origin may not use this server; open the server's own page", status=403, code="other_origin"
     )
+
+
+def _host_of(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:  # "http://[" names none
+        return None
 
 
 class Room:

@@ -54,7 +54,7 @@ def routes(service: Service) -> APIRouter:
         """Lists the model."""
         return Models(data=(model,))
 
-    @router.get("/models/{name}")
+    @router.get("/models/{name:path}")
     async def retrieve_model(name: str) -> Model:
         """Describes the model."""
         check_model(service, name)

@@ -4,6 +4,7 @@ samples ── fits `segment_s`? ──▶ one piece ──┬─▶ "transcribe
       └── longer, or to be timed ──▶ cut at silences
 """
 
+import asyncio
 import uuid
 import zlib
 from collections.abc import AsyncIterator
@@ -14,7 +15,7 @@ import pydantic
 from fastapi import APIRouter, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import Field
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.responses import JSONResponse, PlainTextResponse
 
 from sonant.chat.messages import AudioPart
@@ -192,25 +193,32 @@ class _Wanted:
 
 async def _read(request: Request, shape: type[TranslationRequest]) -> tuple[Any, bytes]:
     """The fields and the file of a form. Raises: RequestValidationError; RefusedError if there is no file."""
-    async with request.form(max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES) as form:
-        upload = form.get("file")
-        if not isinstance(upload, UploadFile):
-            raise RefusedError("there is no file; send the recording as the file 'file' of a form", param="file")
-        values: dict[str, Any] = {}
-        for name, value in form.multi_items():
-            name = name.removesuffix("[]")
-            field = shape.model_fields.get(name)
-            if field is not None and isinstance(field.default, tuple):
-                values[name] = [*values.get(name, ()), value]
-            elif name in values:
-                raise RefusedError(f"{name}: is there twice; send it once", param=name)
-            elif name != "file":
-                values[name] = value
-        try:
-            asked = shape.model_validate(values)
-        except pydantic.ValidationError as error:
-            raise RequestValidationError(error.errors()) from None
-        return asked, await upload.read()
+    try:
+        async with request.form(max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES) as form:
+            return await _fields(form, shape)
+    except UnicodeError as error:  # of a codec that the client names
+        raise RefusedError(f"the form cannot be decoded ({error}); send UTF-8, and name no other charset") from None
+
+
+async def _fields(form: FormData, shape: type[TranslationRequest]) -> tuple[Any, bytes]:
+    upload = form.get("file")
+    if not isinstance(upload, UploadFile):
+        raise RefusedError("there is no file; send the recording as the file 'file' of a form", param="file")
+    values: dict[str, Any] = {}
+    for name, value in form.multi_items():
+        name = name.removesuffix("[]")
+        field = shape.model_fields.get(name)
+        if field is not None and isinstance(field.default, tuple):
+            values[name] = [*values.get(name, ()), value]
+        elif name in values:
+            raise RefusedError(f"{name}: is there twice; send it once", param=name)
+        elif name != "file":
+            values[name] = value
+    try:
+        asked = shape.model_validate(values)
+    except pydantic.ValidationError as error:
+        raise RequestValidationError(error.errors()) from None
+    return asked, await upload.read()
 
 
 def _form(shape: type[TranslationRequest]) -> dict[str, Any]:
@@ -230,7 +238,9 @@ async def _answer(request: Request, wanted: _Wanted, data: bytes) -> Response:
     samples = await unless_gone(request, service.decoder.decode(data, max_duration_s=settings.max_audio_s))
     duration_s = len(samples) / RATE_HZ
     service.metrics.heard.inc(duration_s)
-    pieces = pieces_of(samples, most_s=settings.segment_s, cut=wanted.is_cut)
+    # Five minutes take half a second, which is not the others' to wait.
+    cut = asyncio.to_thread(pieces_of, samples, most_s=settings.segment_s, cut=wanted.is_cut)
+    pieces = await unless_gone(request, cut)
     events = in_order(service, [wanted.question(piece.part) for piece in pieces])
     if asked.stream:
         # A recording without speech has no event to wait for.
@@ -302,8 +312,8 @@ async def _streamed(events: AsyncIterator[tuple[int, Event]], wanted: _Wanted) -
             case TextDelta():
                 scores = tuple(map(Logprob.of, event.tokens))
                 logprobs += scores
-                glue = " " if index != latest and text else ""  # between two pieces
-                latest = index
+                glue = " " if index != latest and text and event.text else ""  # between two pieces that say something
+                latest = index if event.text else latest
                 text += glue + event.text
                 told = {"logprobs": scores} if wanted.wants_logprobs else {}
                 yield sse(TextDeltaEvent(type="transcript.text.delta", delta=glue + event.text, **told))

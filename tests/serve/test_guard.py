@@ -1,6 +1,7 @@
 """Who may ask, how much, and for how long; what becomes of answers that nobody waits for."""
 
 import asyncio
+import dataclasses
 import hmac
 import json
 import socket
@@ -124,7 +125,9 @@ def test_names_that_the_operator_listed_are_known_also_elsewhere() -> None:
     assert statuses == [200, 403]
 
 
-@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://localhost:81", "http://localhost@evil"])
+@pytest.mark.parametrize(
+    "origin", ["http://evil.example", "null", "http://localhost:81", "http://localhost@evil", "http://["]
+)
 def test_pages_of_other_origins_are_refused(client: TestClient, origin: str) -> None:
     headers = {"Origin": origin}
     answer = client.post("/v1/chat/completions", json=HELLO, headers=headers)
@@ -323,13 +326,21 @@ def test_json_that_is_not_called_json_is_told_how(client: TestClient) -> None:
     assert "Content-Type: application/json" in answer.json()["error"]["message"]
 
 
+def test_a_model_whose_name_has_a_slash_is_found_by_it(scripted: Scripted) -> None:
+    service = dataclasses.replace(scripted_service(scripted), model_name="org/name")
+    with TestClient(create_app(service), base_url="http://localhost") as client:
+        for path in ("org/name", "org%2Fname"):  # as vLLM's clients write it, and as OpenAI's does
+            assert client.get(f"/v1/models/{path}").json()["id"] == "org/name"
+        assert client.get("/v1/models/org/other").status_code == 404
+
+
 def test_metrics_tell_routes_by_their_templates_and_what_the_answerer_does(client: TestClient) -> None:
     client.post("/v1/chat/completions", json=HELLO)
     client.get("/v1/models/tiny")
     client.get("/no/such/address")
     lines = client.get("/metrics").text.splitlines()
     assert 'sonant_requests_total{route="/v1/chat/completions",status="200"} 1.0' in lines
-    assert 'sonant_requests_total{route="/v1/models/{name}",status="200"} 1.0' in lines
+    assert 'sonant_requests_total{route="/v1/models/{name:path}",status="200"} 1.0' in lines
     assert 'sonant_requests_total{route="none",status="404"} 1.0' in lines
     assert {"sonant_rows 2.0", "sonant_waiting 1.0", 'sonant_tokens_total{kind="prompt"} 70.0'} <= set(lines)
     assert {"sonant_first_token_seconds_count 1.0", "sonant_decoder_restarts_total 0.0"} <= set(lines)

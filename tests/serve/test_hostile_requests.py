@@ -362,7 +362,13 @@ def test_a_flood_of_form_parts_is_refused_quickly(client: TestClient, name: str)
 
 
 @pytest.mark.parametrize(
-    "kind", ["multipart/form-data", "multipart/form-data; boundary=", "multipart/mixed; boundary=b"]
+    "kind",
+    [
+        "multipart/form-data",
+        "multipart/form-data; boundary=",
+        "multipart/mixed; boundary=b",
+        "multipart/form-data; boundary=b; charset=undefined",  # a codec of Python's that decodes nothing
+    ],
 )
 def test_a_form_without_a_usable_boundary_is_refused(client: TestClient, kind: str) -> None:
     assert raw(client, b"--b\r\n\r\n", path=HEARING, content_type=kind).status_code == 400

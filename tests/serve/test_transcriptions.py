@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ from starlette.testclient import TestClient
 from sonant.audio.io import load
 from sonant.chat.messages import AudioPart, TextPart
 from sonant.errors import BusyError
+from sonant.serve.answering.questions import Event, Finished, Question, TextDelta, TokenScore
 from sonant.serve.app import create_app
 from sonant.serve.pieces import pieces_of
 
@@ -131,6 +133,33 @@ def test_a_stream_tells_all_pieces_in_order(openai_client: OpenAI, answerer: Scr
     assert done.logprobs is not None  # type: ignore[union-attr]
     assert [score.token for score in done.logprobs] == ["piece 0", "piece 1"]  # type: ignore[union-attr]
     assert done.usage.input_tokens == 14  # type: ignore[union-attr]
+
+
+def test_a_piece_that_says_nothing_leaves_no_gap_in_a_stream(openai_client: OpenAI, answerer: Scripted) -> None:
+    def silent_first(question: Question) -> list[Event]:
+        text = "" if len(answerer.questions) == 1 else f"piece {len(answerer.questions)}"
+        return [TextDelta(text, (TokenScore(text or " ", b" ", -1.0),)), Finished(text, "stop", 7, 2)]
+
+    answerer.told = silent_first
+    three = ("a.flac", spoken((0.5, 1.5), (4.0, 5.0), (7.5, 8.5), total_s=9.5))
+    whole = openai_client.audio.transcriptions.create(model="tiny", file=three).text
+    answerer.questions.clear()
+    *_, done = openai_client.audio.transcriptions.create(model="tiny", file=three, stream=True, include=["logprobs"])
+    assert done.text == whole == "piece 0 piece 2"  # type: ignore[union-attr]
+
+
+def test_silences_are_looked_for_outside_of_the_loop_that_serves_everybody(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[str] = []
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        threads.append(threading.current_thread().name)
+        return pieces_of(*args, **kwargs)
+
+    monkeypatch.setattr("sonant.serve.transcriptions.pieces_of", watched)
+    assert post(client, response_format="srt").status_code == 200
+    assert [name.startswith("asyncio_") for name in threads] == [True]
 
 
 def test_a_long_recording_without_speech_has_no_words(openai_client: OpenAI, answerer: Scripted) -> None:

@@ -15,6 +15,7 @@ from functools import partial
 from torch import Tensor
 
 from sonant.batch import collate
+from sonant.errors import ClosingError
 from sonant.generate.assistant import Assistant
 from sonant.generate.engine import Row, RunningBatch
 from sonant.generate.reply import Reply, SoundChunk
@@ -75,7 +76,9 @@ class Scheduler:
             self._unsaid.popleft()
 
     def _between(self, request: OpenRequest) -> None:
-        if request.answer.cancelled or self.queue.stopped:
+        if self.queue.stopped:
+            raise ClosingError("this server stopped before the answer was said; ask again when it is back")
+        if request.answer.cancelled:
             raise _GivenUpError
         self.turn()
 

@@ -71,6 +71,14 @@ class InputBuffer:
                 "or clear it, or send less at a time",
                 code="input_audio_buffer_full",
             )
+        second = self._samples(1.0)  # at a time: a turn in the middle of much that comes at once ends before it is full
+        return [
+            event
+            for start in range(0, len(samples), second)
+            for event in self._append(samples[start : start + second], room)
+        ]
+
+    def _append(self, samples: Pcm, room: int) -> list[TurnEvent]:
         self._kept += samples.tobytes()
         self.written += len(samples)
         if self._ear is None or self.vad is None:

@@ -321,6 +321,21 @@ def test_speech_that_nobody_waits_for_ends() -> None:
     run(built({**LASTING, "max_seconds": 60.0}), work)
 
 
+def test_an_answer_that_is_being_said_as_the_answerer_closes_is_told_so() -> None:
+    # It left without a word, and whoever read it waited for ever.
+    async def work() -> BaseException | None:
+        answerer = Answerer(built({**LASTING, "max_seconds": 60.0}))
+        answerer.start()
+        spoken = answerer.submit(Question(QUESTIONS[0], SHORT, spoken=True))
+        while not isinstance(await anext(spoken), SoundDelta):
+            pass
+        await asyncio.to_thread(answerer.close)
+        (told,) = await asyncio.wait_for(asyncio.gather(heard(spoken), return_exceptions=True), 20)
+        return told if isinstance(told, BaseException) else None
+
+    assert isinstance(asyncio.run(work()), ClosingError)
+
+
 def test_draining_answers_what_was_accepted_and_takes_no_more(writer: Assistant) -> None:
     async def work(answerer: Answerer) -> list[list[Event]]:
         answers = [asyncio.create_task(heard(answerer.submit(question))) for question in MIXED[:6]]

@@ -83,6 +83,15 @@ def test_a_turn_that_fills_the_buffer_ends_and_another_one_begins_with_what_foll
     assert sum(len(end.samples) for end in ends) / RATE_HZ == pytest.approx(7.3 + 0.4, abs=0.3)  # nothing is lost
 
 
+def test_a_turn_that_fills_the_buffer_ends_in_the_midst_of_much_that_comes_at_once() -> None:
+    # Three events of 4 s: the first turn was 7 s long by the end of the second, more than a turn may be, and was lost.
+    samples = np.concatenate([room(1.0), syllables(10.0), room(1.0)])
+    turns = append(buffer(max_s=4.0), samples, chunk=4 * RATE_HZ)
+    ends = [turn for turn in turns if isinstance(turn, TurnEnded)]
+    assert max(len(end.samples) for end in ends) <= 4.0 * RATE_HZ
+    assert sum(len(end.samples) for end in ends) / RATE_HZ == pytest.approx(10.3 + 0.4, abs=0.3)
+
+
 @pytest.mark.parametrize("length_s", [0.0, 0.09])
 def test_less_than_a_tenth_of_a_second_is_not_committed(length_s: float) -> None:
     manual = buffer(vad=None)
