@@ -254,4 +254,5 @@ def _estimate(items: Sequence[Json], metric: str, arm: str, *, how: Json) -> Est
     if isinstance(chosen, RowMetric):
         raise EvaluationError(f"{metric}: the items hold no marks by it; evaluate both runs again")
     answers = [clean(item[arm]) for item in items]
-    return in_language(chosen, items[0].get("target_language")).estimate(answers, references)
+    languages = {item.get("target_language") for item in items}  # one for all, or none, as in `sonant.evaluate.marks`
+    return in_language(chosen, languages.pop() if len(languages) == 1 else None).estimate(answers, references)

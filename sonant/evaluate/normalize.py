@@ -31,13 +31,16 @@ def normalizer(name: str) -> Normalizer:
 
 def normalizer_version(name: str) -> str:
     """Returns what to pin beside a normaliser's name: two scores with the same pin forgave the same."""
-    return f"whisper-normalizer {metadata.version('whisper-normalizer')}, 2" if name.startswith("whisper") else "1"
+    if name.startswith("whisper"):
+        return f"whisper-normalizer {metadata.version('whisper-normalizer')}, 2"
+    return "2" if name == "basic" else "1"
 
 
 def basic(text: str) -> str:
     """Returns the text in lower case, without punctuation, with single spaces; letters of any script are kept."""
-    kept = "".join(" " if _is_punctuation(c) else c for c in unicodedata.normalize("NFKC", text).lower())
-    return re.sub(r"\s+", " ", kept).strip()
+    plain = unicodedata.normalize("NFKC", text).lower().translate(_APOSTROPHES)
+    kept = "".join(" " if _is_punctuation(c) else c for c in plain)
+    return re.sub(r"\s+", " ", re.sub(r"(?<!\w)'|'(?!\w)", " ", kept)).strip()
 
 
 def squad(text: str) -> str:
@@ -46,8 +49,11 @@ def squad(text: str) -> str:
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", bare).split())
 
 
+_APOSTROPHES = str.maketrans("\u2019\u02bc", "''")
+
+
 def _is_punctuation(character: str) -> bool:
-    # An apostrophe inside a word belongs to it: "don't" is one word.
+    # An apostrophe inside a word belongs to it, however it is written: "don't" is one word. Others are quotation marks.
     return character != "'" and unicodedata.category(character)[0] in "PS"
 
 

@@ -60,7 +60,7 @@ def recording_sha256(path: str) -> str | None:
     """Returns the hash of a recording, or None if it is not there; what has not changed is read once."""
     try:
         found = os.stat(path)
-    except OSError:
+    except (OSError, ValueError):  # a name with a NUL
         return None
     return _sha256_once(path, (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns))
 

@@ -241,7 +241,7 @@ def test_pins_change_with_a_byte_of_the_manifest(tmp_path: Path) -> None:
         pins.append(json.loads((tmp_path / "out" / "pins.json").read_text()))
     assert pins[0] != pins[1]
     assert pins[0]["run"] == {"model": "parrot"}
-    assert pins[0]["sets"]["text_only"]["normalizer"] == {"name": "basic", "version": "1"}
+    assert pins[0]["sets"]["text_only"]["normalizer"] == {"name": "basic", "version": "2"}
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["text_only"]["pins"] == pins[1]["sets"]["text_only"]
 

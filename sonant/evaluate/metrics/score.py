@@ -142,7 +142,7 @@ def several(reference: Reference) -> tuple[str, ...]:
 
 def ratio(counts: Counts) -> Estimate:
     """Returns 100 x the sum of counts over the sum of sizes; counts: (N, 2)."""
-    return Estimate(float(_percent(counts.sum(0))), _percent(resampled_sums(counts)), n=len(counts))
+    return _estimate(counts.sum(0), resampled_sums(counts), num=len(counts))
 
 
 def ratios_by_group(counts: Counts, groups: NDArray[np.intp]) -> list[Estimate]:
@@ -153,10 +153,7 @@ def ratios_by_group(counts: Counts, groups: NDArray[np.intp]) -> list[Estimate]:
     num = int(groups.max()) + 1
     member = groups[:, None] == np.arange(num)  # (N, G)
     sums = np.stack([resampled_sums(counts[:, side, None] * member) for side in (0, 1)], axis=2)  # (R, G, 2)
-    return [
-        Estimate(float(_percent(counts[groups == g].sum(0))), _percent(sums[:, g]), n=int(member[:, g].sum()))
-        for g in range(num)
-    ]
+    return [_estimate(counts[groups == g].sum(0), sums[:, g], num=int(member[:, g].sum())) for g in range(num)]
 
 
 def ratio_score(counts: Counts) -> Score:
@@ -183,6 +180,12 @@ def resampled_weights(num: int) -> Iterator[NDArray[np.float64]]:
 def resampled_sums(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Returns (RESAMPLES, C) sums of (N, C) values over items drawn with replacement, the same draws for every N."""
     return np.concatenate([weights @ values for weights in resampled_weights(len(values))])
+
+
+def _estimate(total: NDArray[np.float64], drawn: NDArray[np.float64], *, num: int) -> Estimate:
+    """total: (2,) count and size of all items; drawn: (R, 2) of each draw, which tells nothing where it has none."""
+    value = float(_percent(total))
+    return Estimate(value, np.where((drawn == 0).all(-1), value, _percent(drawn)), n=num)
 
 
 def _percent(sums: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,8 +1,9 @@
+import numpy as np
 import pytest
 
 from sonant.chat.messages import AudioPart, Conversation, assistant, user
 from sonant.evaluate.metrics.rows import ANSWERED, FINAL_EXACT, FINAL_F1
-from sonant.evaluate.metrics.score import ratio
+from sonant.evaluate.metrics.score import ratio, ratios_by_group
 from sonant.evaluate.run import score_task
 
 SPOKEN = Conversation(
@@ -43,3 +44,14 @@ def test_of_a_chain_of_thought_the_last_line_counts() -> None:
     answers = ["I heard x.\nY z.", "y z\nI heard x"]
     assert FINAL_EXACT.counts(answers, rows).tolist() == [[1.0, 1.0], [0.0, 1.0]]
     assert ratio(FINAL_F1.counts(["y q", "q"], rows)).value == 25.0  # F1 of 1/2 and 0
+
+
+def test_a_draw_without_any_row_that_counts_is_no_zero() -> None:
+    # Three of sixty rows count, all right: 4 % of the draws hold none of them, and were taken for 0 %.
+    counts = np.zeros((60, 2))
+    counts[:3] = 1
+    score = ratio(counts).score
+    assert (score.value, score.low, score.high) == (100, 100, 100)
+    few, _ = ratios_by_group(counts, np.arange(60) // 30)
+    assert (few.score.low, few.score.high) == (100, 100)
+    assert ratio(np.zeros((5, 2))).score.value == 0
