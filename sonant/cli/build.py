@@ -17,7 +17,7 @@ VoicesOption = Annotated[
 Bounds = tuple[float, float]
 Rates = Annotated[Bounds, typer.Option(help="Lowest and highest rate of a speaker, 1 1 for none.")]
 Pitches = Annotated[Bounds, typer.Option(help="Lowest and highest pitch of a speaker, 1 1 for none.")]
-Seed = Annotated[int, typer.Option(help="Same seed, same bytes.")]
+Seed = Annotated[int, typer.Option(min=0, help="Same seed, same bytes.")]
 ShardRows = Annotated[int, typer.Option("--shard-rows", min=1, help="Source rows in a shard, the unit of resuming.")]
 Part = Annotated[str, typer.Option("--part", help="i/n: make only the i-th of n parts (i from 0); for job arrays.")]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sonant.audio.io import info, load
-from sonant.errors import EngineError, SynthesisError
+from sonant.errors import AudioError, EngineError, SynthesisError
 from sonant.synth.tts import Speech, SpeechRequest
 from sonant.synth.voices import Voices
 
@@ -108,10 +108,14 @@ def run_program(command: Sequence[str]) -> None:
 
 
 def read_speech(path: Path, what: str) -> Speech:
-    """Returns (samples, rate) of the file a program wrote, and deletes it. Raises: SynthesisError if it wrote none."""
+    """Returns (samples, rate) of the file a program wrote, and deletes it. Raises: SynthesisError if it is no sound."""
     if not path.exists():
         raise SynthesisError(f"{what}: the program wrote no sound file; try it by hand")
-    sample_rate_hz = info(path).sample_rate_hz
-    samples = load(path, sample_rate_hz=sample_rate_hz)
-    path.unlink()
+    try:
+        sample_rate_hz = info(path).sample_rate_hz
+        samples = load(path, sample_rate_hz=sample_rate_hz)
+    except AudioError as error:
+        raise SynthesisError(f"{what}: {error}") from None
+    finally:
+        path.unlink()
     return samples, sample_rate_hz

@@ -181,7 +181,7 @@ class _Speaker:
             if scale:
                 return f"{amount} {scales.get(scale, scale)} {many}"
             whole, _, hundredths = amount.rpartition("." if self.language == "en" else ",")
-            if not whole or len(hundredths) != 2:
+            if not whole or len(hundredths) != 2 or not hundredths.isdecimal():
                 return f"{amount} {one if amount == '1' else many}"
             coins = int(hundredths)
             spoken = f"{whole} {one if whole == '1' else many}"

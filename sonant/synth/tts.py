@@ -107,7 +107,12 @@ def load_synthesizer(name: str, *, num_workers: int = 2) -> Synthesizer:
 
         return OpenAISynthesizer(url, model, max_concurrency=num_workers)
     if kind == "command" and rest.strip():
-        return CommandSynthesizer(name, shlex.split(rest), num_workers=num_workers)
+        try:
+            return CommandSynthesizer(name, shlex.split(rest), num_workers=num_workers)
+        except ValueError as error:
+            raise EngineError(
+                f"{name}: the command cannot be read ({error}); quote it as a shell would have it"
+            ) from None
     raise EngineError(
         f"no engine {name!r}; engines are espeak, flite, festival, hf:FOLDER, http://HOST/v1#MODEL and "
         "'command:PROGRAM ARGS...'"

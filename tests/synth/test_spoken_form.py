@@ -55,6 +55,11 @@ def test_other_languages_say_numbers_money_and_units_their_way(language: str, wr
     assert spoken_form(written, language=language) == said
 
 
+@pytest.mark.parametrize(("language", "written"), [("en", "$5.,6 is none"), ("de", "5,.6€ is none")])
+def test_an_amount_that_is_none_is_said_all_the_same(language: str, written: str) -> None:
+    assert spoken_form(written, language=language).endswith("is none")  # it was a traceback
+
+
 def test_plain_words_stay_as_they_are() -> None:
     text = "Where is the man's well-known house, and why? It's here: go!"
     assert spoken_form(text) == text

@@ -204,3 +204,18 @@ def test_debian_engines_speak_in_order(tmp_path: Path, engine: str, voice: str):
     assert rate_hz == 16_000
     with pytest.raises(SynthesisError):
         speak(load_synthesizer(engine), [SpeechRequest("one", "nobody")], folder=tmp_path)
+
+
+def test_a_program_that_writes_no_sound_is_told_in_its_place(tmp_path: Path):
+    # Its AudioError ended the whole build, and every one that went on from there.
+    empty = tmp_path / "empty.wav"
+    save(empty, np.zeros(0, np.float32), sample_rate_hz=8000)
+    for written in (empty, Path(__file__)):
+        (told,) = CommandSynthesizer("cp", ["cp", str(written), "{output}"]).synthesize([SpeechRequest("...", "v")])
+        assert isinstance(told, SynthesisError)
+        assert "cp v: '...'" in str(told)
+
+
+def test_a_command_that_no_shell_could_read_is_refused():
+    with pytest.raises(EngineError, match="No closing quotation"):
+        load_synthesizer("command:'")
