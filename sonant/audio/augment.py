@@ -74,6 +74,11 @@ class Augmenter:
         self.config = config
         self.babble = tuple(babble)
 
+    @property
+    def longest(self) -> float:
+        """How many times as long a recording may become: 1 or more."""
+        return max(1.0, 1 / self.config.speed[0]) if self.config.speed_probability > 0 else 1.0
+
     def samples(self, samples: Samples, *, sample_rate_hz: int, rng: np.random.Generator) -> Samples:
         """Returns the recording changed by chance: (S',) float32, S' = S unless its speed changes.
 

@@ -179,11 +179,11 @@ def _padded(spoken: list[tuple[int, int]], *, pad: int, num_samples: int) -> lis
 
 
 def _cut(window: Window, levels: NDArray[np.float64], *, most: int, frame: int) -> Iterator[Window]:
-    """The window in pieces of `most` frames or less, each cut at the quietest frame of its last two thirds."""
+    """The window in pieces of a third of `most` to `most` frames, each cut at the quietest frame that allows it."""
     start = window.start
     while window.stop - start > most * frame:
-        first = start // frame
-        reach = levels[first + most // 3 : first + most]
+        first, last = start // frame, window.stop // frame
+        reach = levels[first + most // 3 : min(first + most, last - most // 3)]  # of the rest there is a third, too
         quietest = first + most // 3 + int(reach.argmin())
         cut = quietest * frame + frame // 2
         yield Window(start, cut)

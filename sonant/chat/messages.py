@@ -291,6 +291,15 @@ class _Fields:
             raise ChatError(f"{self.where}.{key}: {got}; allowed is {allowed}")
         return value
 
+    def take_seconds(self, key: str, *, default: float | None = None) -> float | None:
+        value = self.take(key, (int, float), "a number of seconds", default=default)
+        try:
+            return None if value is None else float(value)
+        except OverflowError:
+            raise ChatError(
+                f"{self.where}.{key}: has {len(str(value))} digits; allowed is a number of seconds"
+            ) from None
+
 
 def _message(values: Any, where: str) -> Message:
     fields = _Fields(values, where, "an object with 'role' and 'content'")
@@ -313,11 +322,10 @@ def _part(values: Any, where: str) -> Part:
     if kind != "audio":
         raise ChatError(f"{where}.type: is {kind!r}; allowed is 'text' or 'audio'")
     data = fields.take("data", str, "base64 text")
-    duration_s = fields.take("duration_s", (int, float), "a number of seconds")
     values = {
         "path": fields.take("path", str, "the name of an audio file"),
-        "offset_s": float(fields.take("offset_s", (int, float), "a number of seconds", default=0.0)),
-        "duration_s": None if duration_s is None else float(duration_s),
+        "offset_s": fields.take_seconds("offset_s", default=0.0),
+        "duration_s": fields.take_seconds("duration_s"),
         "transcript": fields.take("transcript", str, "text"),
     }
     try:

@@ -105,7 +105,10 @@ def word_starts(part: AudioPart, words: Sequence[str], *, duration_s: float | No
 def _is_mark(mark: Any) -> bool:
     if not isinstance(mark, list | tuple) or len(mark) != 2 or not isinstance(mark[0], str):
         return False
-    return mark[1] is None or (isinstance(mark[1], int | float) and not isinstance(mark[1], bool))
+    start = mark[1]
+    if isinstance(start, int) and abs(start) >= 1 << 53:  # no float
+        return False
+    return start is None or (isinstance(start, int | float) and not isinstance(start, bool))
 
 
 def _words_of(text: str, start: int) -> list[int]:

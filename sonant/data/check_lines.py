@@ -156,7 +156,7 @@ class _LineReader:
 
     def _place(self, clip: Clip) -> _Place:
         name = clip.path if clip.is_embedded else clip_name(clip.path, self._folder)
-        real = _hash(os.path.realpath(name)) if self._reading.compares_splits else 0
+        real = _hash(_real(name)) if self._reading.compares_splits else 0
         looks = self._reading.finds_files and not clip.is_embedded
         place = _Place(_hash(name), real, missing(name) if looks else None)
         if len(self._places) >= MAX_PLACES:
@@ -236,6 +236,13 @@ def sentence(answer: str) -> bytes:
     else:
         words = re.findall(r"\w+", answer.lower())
     return " ".join(words).encode() if len(words) >= MIN_SENTENCE_WORDS else b""
+
+
+def _real(name: str) -> str:
+    try:
+        return os.path.realpath(name)
+    except ValueError:  # a NUL: no file has such a name
+        return name
 
 
 def _hash(text: str) -> int:

@@ -65,7 +65,7 @@ def size_of(part: AudioPart) -> int:
     """Returns the bytes of the clip's recording; -1 if it is no file, or gone."""
     try:
         return -1 if part.path is None else os.stat(part.path).st_size
-    except OSError:
+    except (OSError, ValueError):  # a name with a NUL
         return -1
 
 

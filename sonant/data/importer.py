@@ -22,7 +22,7 @@ from typing import TypeAlias, get_args, get_type_hints
 
 from sonant.chat.messages import Conversation, assistant, user
 from sonant.data.languages import language_name
-from sonant.data.manifest import line_of, parse_json, write_lines
+from sonant.data.manifest import line_of, write_lines
 from sonant.data.prompts import SPLITS, PromptBank, Split, instructed, load_prompt_bank
 from sonant.data.sources import (
     common_voice,
@@ -220,11 +220,9 @@ class _Run:
         row = row if row.id else replace(row, id=f"row-{self.num_read}")
         if row.id in self.ids:
             return Dropped(row.id, "duplicate id")
-        line = line_of(row, self.folder)
         try:
-            text = line.encode("utf-8")
-            if b"NaN" in text or b"Infinity" in text:  # json writes them, no manifest may hold them
-                parse_json(text, row.id)
+            line = line_of(row, self.folder)
+            line.encode("utf-8")
         except (UnicodeEncodeError, ManifestError) as error:
             return Dropped(row.id, "no valid JSON", str(error))
         self.ids.add(row.id)

@@ -162,8 +162,16 @@ def write(path: str | os.PathLike[str], conversations: Iterable[Conversation]) -
 
 
 def line_of(conversation: Conversation, folder: Path) -> str:
-    """Returns the row as a manifest in `folder` (absolute) writes it, without the end of line."""
-    return json.dumps(_unrooted(conversation, folder).to_json(), ensure_ascii=False)
+    """Returns the row as a manifest in `folder` (absolute) writes it, without the end of line.
+
+    Raises: ManifestError for a number that JSON has not, and that nobody could read again.
+    """
+    try:
+        return json.dumps(_unrooted(conversation, folder).to_json(), ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        raise ManifestError(
+            f"row {conversation.id!r}: holds NaN or an infinite number (such as 1e999); JSON has none, correct it"
+        ) from None
 
 
 def write_lines(path: str | os.PathLike[str], lines: Iterable[str]) -> int:

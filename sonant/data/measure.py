@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 FOLDER = ".sonant_sizes"
 PIECE_ROWS = 1 << 16
 MIN_KEPT_ROWS = 20_000  # smaller manifests are counted in a second
+_MOST = 1 << 30  # tokens of a row that are told apart: no budget is near
 HASHED_TOGETHER = 2  # pieces, while another is put in its place
 
 
@@ -153,13 +154,13 @@ class _Counted:
         for row in np.unique(self.owners[np.isnan(durations_s)]).tolist():
             for number, (part, _) in enumerate(sizes.clips(rows[first + row]), int(np.searchsorted(self.owners, row))):
                 durations_s[number] = np.nan if (duration_s := clip_duration_s(part)) is None else duration_s
-        tokens = np.zeros(len(self.text), np.int32)
+        tokens = np.zeros(len(self.text), np.int64)
         for is_spoken in (False, True):
             chosen = np.flatnonzero((self.is_spoken == is_spoken) & ~np.isnan(durations_s))
             different, which = np.unique(durations_s[chosen], return_inverse=True)
             counts = [sizes.clip_tokens(duration_s, is_spoken=is_spoken) for duration_s in different.tolist()]
-            np.add.at(tokens, self.owners[chosen], np.array(counts, np.int32)[which])
-        return tokens
+            np.add.at(tokens, self.owners[chosen], np.array([min(count, _MOST) for count in counts], np.int64)[which])
+        return np.minimum(tokens, _MOST).astype(np.int32)
 
 
 def _pieces(manifest: Manifest, sizes: RowSizes) -> Iterator[tuple[int, Path | None]]:

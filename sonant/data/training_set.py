@@ -119,9 +119,10 @@ def make_stream(
     def rendered(row: Conversation) -> Rendered:
         return render(edit(row), tokenizer)
 
+    longest = ears.augmenter.longest if ears.augmenter is not None else 1.0  # sound may be slowed down
     sizes = RowSizes(
         text_tokens=lambda row: len(rendered(row).token_ids),
-        audio_tokens=ears.audio_tokens,
+        audio_tokens=lambda duration_s: ears.audio_tokens(duration_s * longest),
         target_tokens=lambda row: int(rendered(row).loss_mask.sum()),
         positions=ears.positions,
         spoken_tokens=ears.spoken_tokens,

@@ -60,6 +60,12 @@ def test_rows_of_a_manifest_named_relatively_keep_their_clips_in_another_folder(
         (b'{"messages": [{"role": "robot", "content": "x"}]}', "role: is 'robot'"),
         (b'{"messages": [{"role": "user", "content": 3}]}', "content: is int 3"),
         (b"   ", "not JSON"),
+        (
+            b'{"messages": [{"role": "user", "content": [{"type": "audio", "path": "a", "duration_s": 1'
+            + b"0" * 400
+            + b"}]}]}",
+            "duration_s: has 401 digits",
+        ),
         (b'{"messages": [{"role": "user", "content": "\\uD800"}]}', "half of a surrogate pair"),
         (b"[" * 100_000, "not JSON"),
     ],
@@ -146,3 +152,11 @@ def test_a_manifest_in_a_linked_folder_finds_its_recordings(tmp_path: Path) -> N
     path = tmp_path / "linked" / "m.jsonl"
     write(path, [Conversation((user(AudioPart(str(recording))), assistant("blue")), id="1")])
     assert os.path.samefile(Manifest(path)[0].audio_parts[0].name, recording)
+
+
+def test_a_number_that_nobody_could_read_again_is_not_written(tmp_path: Path) -> None:
+    # 1e999 is JSON, is read as infinity, and was written as Infinity, which is none.
+    (tmp_path / "a.jsonl").write_text('{"id": "r1", "messages": [{"role": "user", "content": "x"}], "score": 1e999}\n')
+    with pytest.raises(ManifestError, match="row 'r1': holds NaN or an infinite number"):
+        write(tmp_path / "b.jsonl", Manifest(tmp_path / "a.jsonl"))
+    assert not (tmp_path / "b.jsonl").exists()

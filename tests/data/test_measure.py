@@ -13,6 +13,7 @@ from sonant.data.blend import Group, Source, SourceRows
 from sonant.data.manifest import Manifest, write
 from sonant.data.measure import Measured, RowSizes, measure
 from sonant.data.respan import as_written
+from sonant.errors import ManifestError
 
 SIZES = RowSizes(
     text_tokens=lambda row: sum(len(message.text) for message in row.messages),
@@ -141,3 +142,13 @@ def test_a_damaged_or_impossible_folder_costs_time_only(
     with caplog.at_level(logging.INFO, module.__name__):
         assert columns(measure(rows(), SIZES, budget=999)) == first
     assert "sizes of rows are not kept" in caplog.text
+
+
+@pytest.mark.parametrize("durations_s", [(1e10,), (1e8, 1e8), (1e300,)])
+def test_clips_of_years_are_refused_and_do_not_wrap_around(tmp_path: Path, durations_s: tuple[float, ...]) -> None:
+    # Two clips of 1e8 s were -1,794,967,293 tokens together, which is in any budget.
+    clips = [AudioPart("a.wav", duration_s=duration_s) for duration_s in durations_s]
+    write(tmp_path / "a.jsonl", [Conversation((user(*clips), assistant("ok")), id="long")])
+    rows = SourceRows(Group("all", [Source("a", Manifest(tmp_path / "a.jsonl"))]))
+    with pytest.raises(ManifestError, match=r"a.jsonl:1: row 'long' has \d+ tokens, token_budget is 999"):
+        measure(rows, SIZES, budget=999)

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from sonant.audio.augment import AugmentConfig, Augmenter
 from sonant.audio.features import FeatureSpec
 from sonant.audio.io import save
 from sonant.audio.mel import MelSpec
@@ -44,6 +45,17 @@ def test_a_clip_counts_as_many_tokens_as_the_ears_say(tmp_path: Path) -> None:
     heard = make_stream(data(tmp_path, text={}), TOKENIZER, EARS).lengths
     deaf = make_stream(data(tmp_path, text={}), TOKENIZER, Ears((), audio_tokens=lambda duration_s: 0)).lengths
     assert set(heard - deaf) == {20}
+
+
+def test_sound_that_may_be_slowed_down_counts_as_long_as_it_may_become(tmp_path: Path) -> None:
+    # Rows were counted at their natural speed: at 0.9 they left the token budget, and the LLM's positions.
+    slow = replace(EARS, augmenter=Augmenter(AugmentConfig(speed=(0.8, 1.1))))
+    steady = replace(EARS, augmenter=Augmenter(AugmentConfig(speed=(0.8, 1.1), speed_probability=0)))
+    plain, slowed, same = (
+        make_stream(data(tmp_path, text={}), TOKENIZER, ears).lengths for ears in (EARS, slow, steady)
+    )
+    assert set(slowed - plain) == {5}  # 2 s become 2.5
+    assert set(same - plain) == {0}
 
 
 def test_spoken_answers_are_targets_of_a_voice_and_take_positions_only_where_they_pass_through_the_llm(

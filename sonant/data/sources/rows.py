@@ -67,7 +67,10 @@ class Row:
         """Returns the number in a field, if it is there."""
         if isinstance(value := self.values.pop(name, None), bool) or not isinstance(value, int | float | None):
             raise RowFault(f"{name} is no number", repr(value)[:80])
-        return None if value is None else float(value)
+        try:
+            return None if value is None else float(value)
+        except OverflowError:
+            raise RowFault(f"{name} is more than a number can be", repr(value)[:80]) from None
 
     def labels(self, default_id: str) -> dict[str, Any]:
         """Returns what a conversation holds besides its messages, all that was not taken yet under `extra`."""
