@@ -22,7 +22,7 @@ from sonant.evaluate.wordings import wordings_of
 from sonant.generate.recognizer import CTCRecognizer
 from sonant.synth.world.wavllm import make_wavllm_world
 
-SEEDS, SEEDS_OF_STAGE2, SEEDS_OF_SEMANTIC = (0, 1, 2), (0, 1, 2), (0,)
+SEEDS, SEEDS_OF_STAGE2, SEEDS_OF_SEMANTIC = (0, 1, 2), (0, 1, 2), (0, 1, 2)
 # What follows stage 1, which all arms of a seed share. more_rank: as many parameters as the prompt adapter has.
 ARMS: Mapping[str, Sequence[str]] = {
     "prompt": (),
