@@ -40,11 +40,15 @@ def write_distilled(
 ) -> None:
     """Writes `config.rows` answered rows to `out`, in the order of `rows`, which start again when they end.
 
+    What is there is left as it is: a run that goes on has them.
+
     Each row must hold one transcribed clip. An answer that comes to no end is left out and counted. With LoRA, the
     teacher is the LLM without it.
 
     Raises: ConfigError if no row has a transcribed clip, a bank is unknown or a field is missing.
     """
+    if out.exists():
+        return
     clips = [row.heard_parts[0] for row in rows if len(row.heard_parts) == 1 and row.heard_parts[0].transcript]
     if not clips:
         raise ConfigError("distillation needs rows of one clip with its 'transcript'; there are none")

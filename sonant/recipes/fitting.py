@@ -25,7 +25,7 @@ from sonant.models.checkpoint import copy_speech_lm, save_speech_lm
 from sonant.models.freeze import FreezePlan, GroupConfig
 from sonant.models.parts import resolve_part
 from sonant.models.speech_lm import SpeechLM
-from sonant.train.distributed import leads
+from sonant.train.distributed import led
 from sonant.train.trainer import Loss, TrainConfig, TrainResult, train
 
 
@@ -117,8 +117,8 @@ def fit(
                 model, tokenizer, folder, include=settings.save, provenance=settings.provenance
             ),
         )
-    if result.stopped is None and leads():
-        copy_speech_lm(run_dir / ("last" if result.best_step is None else "best"), run_dir / "model")
+    if result.stopped is None:
+        led(lambda: copy_speech_lm(run_dir / ("last" if result.best_step is None else "best"), run_dir / "model"))
     return result
 
 

@@ -45,7 +45,7 @@ from sonant.models.projector import Projector, build_projector, load_projector
 from sonant.models.speech_lm import SpeechLM
 from sonant.recipes.distillation import Instructions, write_distilled
 from sonant.recipes.staged import ProjectorStage, Steps, cached_frames, device_of, keep_better, spoken_as, tell_costs
-from sonant.train.distributed import leads
+from sonant.train.distributed import leads, led
 from sonant.train.trainer import TrainConfig, TrainResult, train
 
 
@@ -168,9 +168,9 @@ def learn_attached(
     assistant = Assistant(model, run.tokenizer, cached=cached)
     if stage.instructions is not None:
         path = run_dir / "distilled.jsonl"
-        if leads() and not path.exists():
-            rows = (row for source in data.speech.values() for row in Manifest(Path(data.root, source.manifest)))
-            write_distilled(assistant, map(spoken_as, rows), path, config=stage.instructions, say=run.say)
+        rows = (row for source in data.speech.values() for row in Manifest(Path(data.root, source.manifest)))
+        answers = map(spoken_as, rows)
+        led(partial(write_distilled, assistant, answers, path, config=stage.instructions, say=run.say))
         data = data.model_copy(update={"speech": {"distilled": SourceConfig(manifest=str(path.absolute()))}})
     ears = Ears(model.specs_given(cached), model.audio_tokens, cached=cached, positions=model.positions)
     stream = make_stream(data, run.tokenizer, ears, edit=spoken_as, check=partial(refuse_misfit, run, projector))

@@ -6,9 +6,12 @@ collectives would get mixed up in one group, and neither wants a GPU.
 """
 
 import contextlib
+import functools
 import inspect
+import itertools
 import json
 import os
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,7 +22,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from sonant.errors import TrainingError
@@ -27,6 +32,7 @@ from sonant.models.quantized import is_quantized
 
 Parallel = Literal["auto", "none", "ddp", "fsdp2"]
 PATIENCE = timedelta(hours=4)  # how long the other ranks wait while rank 0 validates or saves
+_JOINED = itertools.count()  # how often this process has joined the others: as often as each of them
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,10 @@ class Ranks:
 
 @contextlib.contextmanager
 def joined(device: Literal["auto", "cpu", "cuda"]) -> Iterator[Ranks]:
-    """Yields this process's ranks; joins the group torchrun prepared and leaves it at the end."""
+    """Yields this process's ranks; joins the group torchrun prepared and leaves it at the end.
+
+    A command of several stages joins several times; all ranks do so equally often.
+    """
     cuda = torch.cuda.is_available() if device == "auto" else device == "cuda"
     if cuda and not torch.cuda.is_available():
         raise TrainingError("device cuda was asked for, but torch sees no GPU; use device auto or cpu")
@@ -54,13 +63,28 @@ def joined(device: Literal["auto", "cpu", "cuda"]) -> Iterator[Ranks]:
         return
     ours = not dist.is_initialized()
     if ours:
-        dist.init_process_group("nccl" if cuda else "gloo")
+        store, rank, world_size = _meeting()
+        # The store outlives the group: a second one would read the addresses of the first, and wait for the dead.
+        place = PrefixStore(f"sonant {next(_JOINED)}", store)
+        dist.init_process_group("nccl" if cuda else "gloo", store=place, rank=rank, world_size=world_size)
     groups = [dist.new_group(backend="gloo", timeout=PATIENCE) for _ in range(2)]
     try:
         yield Ranks(where, dist.get_rank(), dist.get_world_size(), groups[0], groups[1])
     finally:
         if ours:
             dist.destroy_process_group()
+
+
+@functools.cache
+def _meeting() -> tuple[Store, int, int]:
+    """Where the processes of torchrun meet, this one's rank, and how many there are."""
+    return next(rendezvous("env://"))
+
+
+def led(act: Callable[[], None]) -> None:
+    """Runs `act` on rank 0 while the others wait: what it writes they may read then. Its Exception is raised on all."""
+    with joined("cpu") as ranks:
+        on_rank_zero(act, ranks=ranks, group=ranks.talk)
 
 
 def leads() -> bool:
@@ -126,8 +150,9 @@ def parallelize(module: nn.Module, *, layers_of: nn.Module, how: Parallel, ranks
     fsdp2: parameters, gradients and optimiser state are sharded; each layer of `layers_of.llm` (or of `layers_of`) is
            gathered on its own, the rest together.
 
-    Ranks must exchange the same gradients in the same order, whatever their micro-batches hold: each trained parameter
-    takes part in each forward, and what goes into an LLM layer needs a gradient on all ranks or on none.
+    Ranks must exchange the same gradients in the same order, whatever their micro-batches hold: a trained parameter
+    takes part in each forward or in none (a head that only another recipe uses), and what goes into an LLM layer needs
+    a gradient on all ranks or on none.
 
     Raises: TrainingError if `how` is not for so many processes, or not for what `layers_of.llm` is.
     """
@@ -141,7 +166,11 @@ def parallelize(module: nn.Module, *, layers_of: nn.Module, how: Parallel, ranks
         options: dict[str, Any] = {
             "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False
         }
-        return DistributedDataParallel(module.to(ranks.device), gradient_as_bucket_view=True, **options)
+        # Parameters that rest would be waited for; those that look for them say once that there were none.
+        warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")
+        return DistributedDataParallel(
+            module.to(ranks.device), gradient_as_bucket_view=True, find_unused_parameters=True, **options
+        )
     refuse_sharding(quantized=is_quantized(getattr(layers_of, "llm", layers_of)))
     mesh = init_device_mesh(ranks.device.type, (ranks.world_size,))
     for layer in llm_layers(layers_of):

@@ -54,10 +54,10 @@ def run_rank(rank: int, folder: str, how: Parallel, prompt_lora: bool = False) -
     if prompt_lora:
         assert recompute.recompute_layers(model) == 3  # two of the LLM, one of the adapter
     model.adapter.eval()  # batch norm would see other frames than one rank does
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(parameter.requires_grad and "ctc_head" not in name)
     unit = parallelize(Unit(model), layers_of=model, how=how, ranks=Ranks(torch.device("cpu"), rank, 2))
-    unit(make_batch(RANK_ROWS[rank])).backward()
+    for _ in range(2):  # a trained ctc_head takes part in no step: DDP once waited for it in the second
+        unit.zero_grad()
+        unit(make_batch(RANK_ROWS[rank])).backward()
     gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
     whole = {n: g.full_tensor() if isinstance(g, DTensor) else g for n, g in gradients.items()}
     torch.save({n: 2 * g for n, g in whole.items()}, f"{folder}/rank{rank}.pt")  # the ranks' mean was taken

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from many_ranks import torchrun
 
 from sonant.chat.messages import AudioPart, Conversation, assistant, user
 from sonant.chat.tokenizer import ChatTokenizer
@@ -181,3 +182,15 @@ def test_the_published_way_runs_on_the_tiny_world_and_leaves_out_what_does_not_f
     assert any(line.startswith("stage 1: 1 rows left out") and "needs" in line for line in told)
     tokenizer = ChatTokenizer.from_folder(resolve_part("tiny/llm"))
     assert Assistant(load_speech_lm(tmp_path / "run/model"), tokenizer).reply(rows[0].prompt()).token_ids is not None
+
+
+@pytest.mark.recipe
+def test_two_processes_go_through_both_stages_and_read_what_one_of_them_distilled(tmp_path: Path) -> None:
+    made_world(tmp_path)
+    settings = [f"root={tmp_path}", *SHORT[2:], "stage1.steps=2", "stage1.validate_every=2", "stage2.validate_every=2"]
+    settings += ["stage2.instructions.rows=12", *(f"stage{stage}.data.plan.micro_batches=2" for stage in (1, 2))]
+    main(preset("tiny", *settings), tmp_path / "one", say=print)  # and caches the encoder's frames
+    said = torchrun("train", "speechmapper", "tiny", *settings, "--out", tmp_path / "two")
+    assert f"trained: {tmp_path / 'two' / 'model'}" in said
+    one, two = ((tmp_path / name / "stage2" / "distilled.jsonl").read_bytes() for name in ("one", "two"))
+    assert one == two

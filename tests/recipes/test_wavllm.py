@@ -1,16 +1,18 @@
 """WavLLM: the published sizes and schedule, stages that begin where others end, arms that are settings."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from many_ranks import torchrun
 
 from sonant.batch import collate, make_example
 from sonant.chat.messages import AudioPart, Conversation, assistant, user
 from sonant.chat.tokenizer import ChatTokenizer
 from sonant.cli.train import preset_path
-from sonant.config import load_config
+from sonant.config import load_config, save_config
 from sonant.data.manifest import write
 from sonant.errors import ConfigError
 from sonant.models.build import build_speech_lm
@@ -187,3 +189,20 @@ def test_two_stages_run_resume_and_share_the_first(world: Path, tmp_path: Path) 
     plain = load_speech_lm(tmp_path / "plain" / "model")
     assert plain.prompt_adapter is None
     assert not (tmp_path / "plain" / "stage1").exists()
+
+
+@pytest.mark.recipe
+def test_two_processes_go_through_both_stages_as_one_does(world: Path, tmp_path: Path) -> None:
+    # The second stage met the addresses of the first one's processes, and rank 1 read what rank 0 had yet to write.
+    config = run_config(world, "train.parallel=ddp")
+    save_config(config, tmp_path / "two.yaml")
+    torchrun("train", "wavllm", tmp_path / "two.yaml", "--out", tmp_path / "two")
+    main(run_config(world), tmp_path / "one", say=print)
+    for stage in ("stage1", "stage2"):
+        one, two = (losses_of(tmp_path / name / stage) for name in ("one", "two"))
+        assert len(one) == 2
+        assert two == pytest.approx(one, rel=1e-3)
+
+
+def losses_of(run_dir: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (run_dir / "log.jsonl").read_text().splitlines() if '"loss"' in line]
