@@ -82,12 +82,17 @@ def parse_override(text: str) -> dict[str, Any]:
     return nested
 
 
+_INSTEAD = {"path": "architecture", "architecture": "path"}
+
+
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Returns `base` with the values of `over` laid on top, mapping by mapping; `{"0": ...}` reaches into a list.
 
+    A part is read from a `path` or made of an `architecture`: the one takes the other's place.
+
     Raises: ConfigError for an index that the list does not have.
     """
-    merged = dict(base)
+    merged = {key: value for key, value in base.items() if over.get(_INSTEAD.get(key, "")) is None}
     for key, value in over.items():
         old = merged.get(key)
         if isinstance(old, Mapping) and isinstance(value, Mapping):

@@ -85,3 +85,15 @@ def test_saved_settings_load_to_an_equal_object(tmp_path: Path) -> None:
     config = load_config(Recipe, [], overrides=["model.adapter={kind: large, width: 2}", "rate=1e-5"])
     save_config(config, tmp_path / "c.yaml")
     assert load_config(Recipe, [tmp_path / "c.yaml"]) == config
+
+
+def test_a_path_takes_the_place_of_an_architecture_and_the_other_way_round() -> None:
+    # Both stood there: the commands in the heads of the `faithful` presets were refused.
+    made = {"llm": {"architecture": {"hidden_size": 8}, "dtype": "float32"}}
+    assert merge(made, {"llm": {"path": "a"}}) == {"llm": {"path": "a", "dtype": "float32"}}
+    assert merge({"llm": {"path": "a"}}, made) == made
+    assert merge(made, {"llm": {"architecture": {"layers": 2}}})["llm"]["architecture"] == {
+        "hidden_size": 8,
+        "layers": 2,
+    }
+    assert merge(made, {"llm": {"path": None}})["llm"] == {**made["llm"], "path": None}
