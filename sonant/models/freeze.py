@@ -22,7 +22,7 @@ class GroupConfig(Config):
 
     patterns: tuple[str, ...] = pydantic.Field(min_length=1)
     lr: float = pydantic.Field(ge=0)  # 0 freezes: an exception to a later, wider pattern
-    weight_decay: float = pydantic.Field(default=0.0, ge=0)
+    weight_decay: float | None = pydantic.Field(default=None, ge=0)  # None: as the run has it
     start_step: int = pydantic.Field(default=0, ge=0)  # it rests until then: first the adapter alone, say
 
 
@@ -44,7 +44,9 @@ class FreezePlan:
         self.groups = dict(groups)
 
     def apply(self, model: nn.Module) -> list[dict[str, Any]]:
-        """Returns optimiser groups ({name, params, lr, weight_decay, start_step}) of rates above 0; sets requires_grad.
+        """Returns optimiser groups ({name, params, lr, start_step}) of rates above 0; sets requires_grad.
+
+        A group that says so has its "weight_decay", too. What modules list as `never_trained` no pattern matches.
 
         Raises: ModelError for a pattern that decides nothing, since a plan that does not act is a mistake, and for one
         that would train a quantised LLM.
@@ -64,8 +66,8 @@ class FreezePlan:
                 "name": group,
                 "params": [named[name] for name in named if assigned[name] == group],
                 "lr": config.lr,
-                "weight_decay": config.weight_decay,
                 "start_step": config.start_step,
+                **({} if config.weight_decay is None else {"weight_decay": config.weight_decay}),
             }
             for group, config in self.groups.items()
             if config.lr > 0
@@ -83,8 +85,8 @@ class FreezePlan:
 
     def _assign(self, model: nn.Module) -> dict[str, str | None]:
         """Name of every parameter -> its group, or None. A shared parameter goes by its first name."""
-        names = [name for name, _ in model.named_parameters()]
-        assigned: dict[str, str | None] = dict.fromkeys(names)
+        assigned: dict[str, str | None] = {name: None for name, _ in model.named_parameters()}
+        names = [name for name in assigned if name not in _never_trained(model)]
         for group, config in self.groups.items():
             for pattern in config.patterns:
                 matched = [name for name in names if fnmatchcase(name, pattern)]
@@ -95,6 +97,15 @@ class FreezePlan:
                     )
                 assigned.update(dict.fromkeys(taken, group))
         return assigned
+
+
+def _never_trained(model: nn.Module) -> set[str]:
+    """The names of parameters that their modules list as `never_trained`."""
+    return {
+        f"{prefix}.{name}".removeprefix(".")
+        for prefix, module in model.named_modules()
+        for name in getattr(module, "never_trained", ())
+    }
 
 
 def _why(pattern: str, names: list[str], matched: list[str]) -> str:

@@ -15,7 +15,7 @@ from sonant.config import Config
 from sonant.errors import ModelError
 from sonant.models.lora import packed_scale, scale_kept
 from sonant.models.packing import Pack, reads_packs, use_packed_attention
-from sonant.models.parts import quiet_transformers, read_part_config, resolve_part
+from sonant.models.parts import UNBUILDABLE, quiet_transformers, read_part_config, resolve_part
 from sonant.models.quantized import Quantize, quantization, settle
 
 DTYPES: Mapping[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -185,7 +185,7 @@ def _pretrained(config: LLMConfig) -> PreTrainedModel:
                 output_loading_info=True,
                 **({} if how is None else {"quantization_config": how}),
             )
-    except (OSError, RuntimeError, ValueError, KeyError, ImportError) as error:
+    except (OSError, RuntimeError, ImportError, *UNBUILDABLE) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(
             f"{config.path}: cannot load a language model ({reason}); give a folder or hub id with config.json and "
@@ -207,11 +207,25 @@ def _random(config: LLMConfig) -> PreTrainedModel:
         raise ModelError(
             f"model_type {kind!r} is no causal language model; did you mean {' or '.join(close) or 'llama'}?"
         )
+    _refuse_misspelt(kind, values)
     try:
         settings = AutoConfig.for_model(kind, **values)
         llm: PreTrainedModel = AutoModelForCausalLM.from_config(
             settings, dtype=DTYPES[config.dtype], attn_implementation=config.attention
         )
-    except (TypeError, ValueError) as error:
-        raise ModelError(f"architecture {config.architecture}: {error}; see the model's page in transformers") from None
+    except UNBUILDABLE as error:
+        raise ModelError(
+            f"architecture {config.architecture}: {error!r}; see the model's page in transformers"
+        ) from None
     return llm
+
+
+def _refuse_misspelt(kind: str, values: Mapping[str, Any]) -> None:
+    """Raises ModelError for a setting that is nearly one of the model's: transformers would keep it and go without."""
+    config_class = type(AutoConfig.for_model(kind))
+    known = {*config_class().to_dict(), *config_class.attribute_map}
+    for key in values.keys() - known:
+        if close := difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.85):
+            raise ModelError(
+                f"architecture: {config_class.__name__} has no setting {key!r}; did you mean {close[0]!r}?"
+            )

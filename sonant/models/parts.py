@@ -21,6 +21,9 @@ from sonant.errors import ModelError
 # Keys of a config.json that describe the file, not the architecture.
 _BOOKKEEPING = {"architectures", "dtype", "torch_dtype", "transformers_version", "model_type", "_name_or_path"}
 
+# What transformers raises for settings that contradict each other, or that it does not know.
+UNBUILDABLE = (TypeError, ValueError, KeyError, ArithmeticError, huggingface_hub.errors.StrictDataclassError)
+
 
 @dataclass(frozen=True)
 class PartClass:
@@ -114,7 +117,10 @@ def load_part(
         setattr(config, part.layers_key, num_layers)
     if path is not None and not builds_shapes():
         return _load_weights(part, path, config=config, dtype=dtype)
-    model: nn.Module = part.model_class(config)
+    try:
+        model: nn.Module = part.model_class(config)
+    except UNBUILDABLE as error:
+        raise ModelError(f"{path or 'architecture'}: no such module can be built ({_reason(error)})") from None
     return model.to(getattr(torch, dtype))
 
 
@@ -163,7 +169,7 @@ def _make_config(values: Mapping[str, Any], part: PartClass, *, where: str) -> A
     try:
         with quiet_transformers():  # it warns about token ids, which an encoder does not have
             return part.model_class.config_class.from_dict({**values, **part.fixed})
-    except (TypeError, ValueError, huggingface_hub.errors.StrictDataclassError) as error:
+    except UNBUILDABLE as error:
         raise ModelError(f"{where}: {_reason(error)}") from None
 
 

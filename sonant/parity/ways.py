@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from sonant.generate.assistant import Assistant
 from sonant.generate.engine import Step, decode
 from sonant.generate.sampling import GenerationConfig
 from sonant.models.checkpoint import save_speech_lm
+from sonant.models.quantized import is_quantized
 from sonant.parity.compare import Answer
 
 
@@ -41,9 +43,10 @@ class Subject:
 
     @cached_property
     def saved(self) -> Path:
-        """A folder with the model as it is, standing alone."""
-        folder = self.scratch / "saved"
-        save_speech_lm(self.assistant.model, self.assistant.tokenizer, folder, include="all")
+        """A folder with the model as it is, standing alone; a quantised LLM stays where it came from."""
+        folder, model = self.scratch / "saved", self.assistant.model
+        include: Literal["trained", "all"] = "trained" if is_quantized(model.llm) else "all"
+        save_speech_lm(model, self.assistant.tokenizer, folder, include=include)
         return folder
 
 

@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -38,6 +38,8 @@ from sonant.train.recompute import ActivationCheckpointing, recompute_layers
 from sonant.train.resume import Checkpointer, Progress
 from sonant.train.stop import StopWish
 
+Beta: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
+
 
 class TrainConfig(Config):
     """How to train. Learning rates stand in the freeze plan, micro-batches per step in the data plan."""
@@ -46,8 +48,8 @@ class TrainConfig(Config):
     schedule: optim.Schedule = "cosine"
     warmup_steps: int = Field(0, ge=0)
     final_lr_ratio: float = Field(0.0, ge=0, le=1)  # learning rate after the last step / full learning rate
-    betas: tuple[float, float] = (0.9, 0.98)
-    weight_decay: float = Field(1e-3, ge=0)  # of groups that do not say
+    betas: tuple[Beta, Beta] = (0.9, 0.98)
+    weight_decay: float = Field(0.0, ge=0)  # of groups that do not say
     clip_norm: float | None = Field(1.0, gt=0)
     precision: Literal["fp32", "bf16"] = "fp32"
     matmul: Matmul = "auto"  # which kernels multiply fp32: the fast ones where they are as exact (models/matmul.py)

@@ -91,3 +91,17 @@ def test_a_large_architecture_costs_nothing_on_the_meta_device() -> None:
     with torch.device("meta"):
         llm = load_llm(LLMConfig(architecture=architecture("llama", hidden_size=4096, vocab_size=100_000)))
     assert llm.get_input_embeddings().weight.is_meta
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hidden_size": 65}, "hidden size"),
+        ({"hidden_act": "foo"}, "foo"),
+        ({"num_attention_heads": 0}, "ZeroDivision"),
+        ({"hiden_size": 64}, "no setting 'hiden_size'; did you mean 'hidden_size'"),
+    ],
+)
+def test_settings_that_make_no_model_are_one_clear_error(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        load_llm(LLMConfig(architecture=architecture("llama") | changes))

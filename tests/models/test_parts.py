@@ -153,3 +153,8 @@ def test_weights_of_another_size_are_an_error(folder: Path) -> None:
     change_config(folder, intermediate_size=32)
     with pytest.raises(ModelError, match="cannot load its safetensors"):
         load(folder)
+
+
+def test_settings_that_contradict_each_other_are_one_clear_error() -> None:
+    with pytest.raises(ModelError, match="no such module can be built"):
+        load(hidden_act="nope")

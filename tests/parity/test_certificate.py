@@ -13,13 +13,16 @@ from tiny_models import WAVLM, tiny_assistant
 from torch import Tensor
 
 from sonant.chat.messages import Conversation, user
+from sonant.chat.tokenizer import ChatTokenizer
 from sonant.errors import RequestError
 from sonant.export import hugging_face
 from sonant.generate import engine
 from sonant.generate.assistant import Assistant
 from sonant.generate.llm_step import LeanLLM
+from sonant.models.build import SpeechLMConfig, build_speech_lm
 from sonant.models.lora import merge_lora, multiply_lora
 from sonant.models.packing import Pack
+from sonant.models.parts import resolve_part
 from sonant.models.speech_head.head import SpeechHead
 from sonant.models.speech_lm import SpeechLM
 from sonant.parity import model_ways, served
@@ -341,3 +344,22 @@ def test_the_tolerance_grows_with_the_span_of_the_scores_and_the_step_of_the_coa
 def test_tokens_are_spelled_for_the_reader(assistant: Assistant) -> None:
     shown = [spell(token, assistant) for token in (assistant.tokenizer.end_of_turn_id, "word", None)]
     assert shown == ["'<|im_end|>'", "'word'", "the end"]
+
+
+def test_a_quantised_llm_stays_where_it_came_from_and_is_not_merged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # All of it was to be saved, which is refused: no certificate of a QLoRA model could hold.
+    settings = {
+        "encoders": [{"kind": "tiny", "path": "tiny/encoder"}],
+        "adapter": {"kind": "stack_mlp", "stack": 2},
+        "llm": {"path": "tiny/llm"},
+        "lora": {"rank": 2},
+    }
+    model = build_speech_lm(SpeechLMConfig.model_validate(settings))
+    monkeypatch.setattr(type(model.llm), "is_quantized", True, raising=False)
+    assistant = Assistant(model, ChatTokenizer.from_folder(resolve_part("tiny/llm")))
+    found = verdicts(certified(assistant, tmp_path, "saved and loaded", "merged", "exported", "exported apart"))
+    assert found == {"saved and loaded": "equal"} | dict.fromkeys(
+        ("merged", "exported", "exported apart"), "not applicable"
+    )

@@ -118,10 +118,14 @@ class WavLMEncoder(nn.Module):
 
 
 def _norm_over_time(hidden: Tensor, norm: nn.GroupNorm, lengths: Tensor) -> Tensor:
-    """Returns `norm` of (A, C, T) with one group a channel, its statistics over the first `lengths` (A,) places."""
+    """Returns `norm` of (A, C, T) with one group a channel, its statistics over the first `lengths` (A,) places.
+
+    In float32, whatever the model is in: 20 s of squares are more than a float16 holds.
+    """
     mask = valid_mask(lengths, hidden.shape[2])[:, None]
     count = lengths.clamp(min=1)[:, None, None]
-    mean = (hidden * mask).sum(dim=2, keepdim=True) / count
-    variance = ((hidden - mean).square() * mask).sum(dim=2, keepdim=True) / count
-    normed = (hidden - mean) * torch.rsqrt(variance + norm.eps)
+    exact = hidden.float()
+    mean = (exact * mask).sum(dim=2, keepdim=True) / count
+    variance = ((exact - mean).square() * mask).sum(dim=2, keepdim=True) / count
+    normed = ((exact - mean) * torch.rsqrt(variance + norm.eps)).to(hidden.dtype)
     return normed * norm.weight[:, None] + norm.bias[:, None]

@@ -31,6 +31,8 @@ class WhisperEncoder(nn.Module):
     features over the whole recording rather than over each window.
     """
 
+    never_trained = ("model.embed_positions.weight",)  # sinusoids
+
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.model = load_part(

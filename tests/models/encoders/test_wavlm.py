@@ -11,7 +11,7 @@ import transformers
 
 from sonant.errors import ModelError
 from sonant.models.encoders.base import EncoderConfig
-from sonant.models.encoders.wavlm import WavLMEncoder, quiet_masks
+from sonant.models.encoders.wavlm import WavLMEncoder, _norm_over_time, quiet_masks
 from sonant.models.parts import quiet_transformers
 
 
@@ -80,3 +80,12 @@ def test_many_threads_silence_one_warning_and_leave_the_others() -> None:
     warnings.warn("Support for mismatched key_padding_mask and attn_mask is deprecated.", stacklevel=1)
     with pytest.raises(UserWarning):
         warnings.warn("another", stacklevel=1)
+
+
+def test_half_a_minute_in_float16_has_the_statistics_of_float32() -> None:
+    # The sum of its squares was taken in float16, which ends at 65,504: frames of long clips fell to nothing.
+    torch.manual_seed(0)
+    hidden, norm = torch.randn(1, 4, 90_000), torch.nn.GroupNorm(4, 4)
+    expected = _norm_over_time(hidden, norm, torch.tensor([90_000]))
+    found = _norm_over_time(hidden.half(), norm.half(), torch.tensor([90_000]))
+    torch.testing.assert_close(found.float(), expected, atol=1e-2, rtol=1e-2)
