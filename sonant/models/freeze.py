@@ -86,7 +86,8 @@ class FreezePlan:
     def _assign(self, model: nn.Module) -> dict[str, str | None]:
         """Name of every parameter -> its group, or None. A shared parameter goes by its first name."""
         assigned: dict[str, str | None] = {name: None for name, _ in model.named_parameters()}
-        names = [name for name in assigned if name not in _never_trained(model)]
+        fixed = _never_trained(model)
+        names = [name for name in assigned if name not in fixed]
         for group, config in self.groups.items():
             for pattern in config.patterns:
                 matched = [name for name in names if fnmatchcase(name, pattern)]
