@@ -30,7 +30,7 @@ def read(src: Path, *, store: AudioStore, name: str = "", root: str = "") -> Ite
     """Yields the conversations of a data set. Raises: ManifestError if there is none, or `name` must choose."""
     folder = src if src.is_dir() else require(src, LAYOUT).parent
     description = _description(folder, file_name="" if src.is_dir() else src.name, name=name)
-    for path in json_files(require(folder / description.get("file_name", src.name), LAYOUT), LAYOUT):
+    for path in json_files(require(folder / (description.get("file_name") or src.name), LAYOUT), LAYOUT):
         yield from each_row(json_rows(path), partial(_convert, path=path, description=description, root=root or folder))
 
 
@@ -52,11 +52,11 @@ def _description(folder: Path, *, file_name: str, name: str) -> dict[str, Any]:
 
 
 def _convert(row: Row, *, path: Path, description: Mapping[str, Any], root: Path | str) -> Iterator[SourceRow]:
-    columns = {"audios": "audios", **COLUMNS, **description.get("columns", {})}
+    columns = {"audios": "audios", **COLUMNS, **(description.get("columns") or {})}
     if description.get("ranking") or "chosen" in row.values:
         raise RowFault("a preference pair")
     clips = [resolved(clip, root) for clip in names(row, columns["audios"])]
-    tags = {**TAGS, **description.get("tags", {})}
+    tags = {**TAGS, **(description.get("tags") or {})}
     roles = {**ROLES, **{tags[f"{role}_tag"]: role for role in get_args(Role) if f"{role}_tag" in tags}}
     messages = chat(_turns(row, columns, tags), clips, roles=roles)
     yield Conversation(messages, **row.labels(f"{path.stem}-{row.line}"))

@@ -24,8 +24,8 @@ class CTCPoolingConfig(Config):
     trunk: ConvTrunkConfig | None = None  # before the CTC head, for an encoder that has not learned to spell
     head: Literal["linear", "distance"] = "linear"  # distance: to the LLM's embeddings, no weights for each token
     distance_temperature: float = pydantic.Field(0.1, gt=0.0)
-    vocab_size: int | None = None  # tokens without blank; None: the language model's
-    hidden_dim: int | None = None  # None: the language model's width
+    vocab_size: int | None = pydantic.Field(None, ge=1)  # tokens without blank; None: the language model's
+    hidden_dim: int | None = pydantic.Field(None, ge=1)  # None: the language model's width
     soft_embedding: bool = True  # start as a cascade: expected embedding of the token heard
     scale: float = 1.0  # of that embedding
     posterior_temperature: float = pydantic.Field(1.0, gt=0.0)

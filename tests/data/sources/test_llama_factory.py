@@ -72,6 +72,9 @@ def test_a_description_names_columns_and_roles(folder: Path, imported: Callable[
     expected = [("user", "|"), ("assistant", "hm")]
     assert spoken(imported("llama-factory", folder / "own.json").rows[0]) == expected
     assert spoken(imported("llama-factory", folder, options={"name": "own"}).rows[0]) == expected
+    empty = {"calls": {**INFO["calls"], "file_name": None, "columns": None, "tags": None}}
+    (folder / "dataset_info.json").write_text(json.dumps(empty))  # a traceback once; a null is a key left out
+    assert len(imported("llama-factory", folder / "sharegpt.json").rows) == 1
     ranked = {"calls": {**INFO["calls"], "ranking": True}}
     (folder / "dataset_info.json").write_text(json.dumps(ranked))
     with pytest.raises(ManifestError, match=r"of 3 rows read, none can be kept.*a preference pair"):
