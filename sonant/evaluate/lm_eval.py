@@ -69,6 +69,9 @@ def evaluate_text(
 
     Raises: EvaluationError if lm-eval is not set up or fails, or a manifest has no fitting row.
     """
+    stems = [Path(task).stem for task in tasks if str(task).endswith(".jsonl")]
+    if twice := sorted({stem for stem in stems if stems.count(stem) > 1}):
+        raise EvaluationError(f"two manifests are called {twice[0]}.jsonl, which lm-eval knows as one task; rename one")
     folder = out.absolute() / "lm-eval"
     folder.mkdir(parents=True, exist_ok=True)
     left_out: dict[str, int] = {}

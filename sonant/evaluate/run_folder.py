@@ -20,11 +20,12 @@ class Run:
     items: list[Json]
     log: list[Json]  # one line a step
     notes: list[str]
+    label: str = ""
 
     @property
     def name(self) -> str:
-        """The folder's own name."""
-        return self.folder.resolve().name
+        """The folder's own name, or what it is called beside others of that name."""
+        return self.label or self.folder.resolve().name
 
     def items_of(self, task: str) -> list[Json]:
         """Returns the items behind the task's scores: with a prompt bank, those in held-out ("test") wordings."""

@@ -1,6 +1,7 @@
 """Ablations: a grid of arms and seeds, each trained and measured in a folder of its own, then one table.
 
-OUT/ARM-seedN/        config.yaml, log.jsonl, model, results.json, items.jsonl; finished once it has results.json
+OUT/ARM-seedN/        config.yaml, measured_on.json, log.jsonl, model, results.json, items.jsonl; finished once it has
+                      results.json
 OUT/ablation.json     scores of every arm, and differences to the first one
 OUT/ablation.md       the same as tables
 OUT/report.html       all runs side by side
@@ -75,8 +76,18 @@ def make_cells(
         path = cell.folder / "config.yaml"
         if path.exists() and load_config(VoiceTextBlender, [path]) != cell.config:
             raise ConfigError(f"{path}: this run has other settings; choose another --out or remove {cell.folder}")
+        rows, told = (
+            {"manifests": list(map(str, cell.manifests)), "limit": cell.limit},
+            cell.folder / "measured_on.json",
+        )
+        if cell.finished and told.exists() and json.loads(told.read_text(encoding="utf-8")) != rows:
+            raise ConfigError(
+                f"{told}: this run was measured on other rows; choose another --out, or remove "
+                f"{cell.folder / 'results.json'} to have it measured again"
+            )
         cell.folder.mkdir(parents=True, exist_ok=True)
         save_config(cell.config, path)
+        told.write_text(json.dumps(rows) + "\n", encoding="utf-8")
     return cells
 
 

@@ -106,7 +106,7 @@ def planned(config: Any, *, real: bool = False) -> list[Planned]:
         case WavLLM():
             built = _model(config.model, real=real)
             for name, stage in (("stage1", config.stage1), ("stage2", config.stage2)):
-                if stage is None:
+                if stage is None or (name == "stage1" and config.begin is not None):
                     continue
                 with _meta(real):
                     model = extended(_model(config.model, real=real) if stages else built, stage)

@@ -12,6 +12,7 @@ Source: arXiv 2305.15255; presets `tiny`, `faithful` (as published, completed by
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -62,13 +63,14 @@ def main(config: Spectron, run_dir: Path, *, say: Callable[[str], None]) -> Trai
     if config.begin is None and config.model.speech_head.normalise:
         assert model.speech_head is not None
         model.speech_head.fit_normalisation(training_mels(config, model.speech_head.mel))
+    nulled = partial(null_text, boundary=config.model.speech_head.spoken_after)
     how = Fitting(
         config.data,
         config.groups,
         SpeechLoss(TokenLoss(kl_weight=config.kl_weight), config.loss),
         config.train,
         cached=frames_on_disk(model, config, config.groups, root=config.data.root, say=say),
-        edit=null_text if config.arm == "null_text" else unedited,
+        edit=nulled if config.arm == "null_text" else unedited,
     )
     return fit(model, config, how, run_dir=run_dir, say=say)
 
@@ -82,14 +84,17 @@ def training_mels(config: Spectron, voice: MelSpec) -> Iterator[Tensor]:
                 yield spoken_mels(part, voice)
 
 
-def null_text(row: Conversation) -> Conversation:
-    """Returns the row with each word of a spoken answer's text replaced by the same one; what is heard stays."""
+def null_text(row: Conversation, *, boundary: str | None = None) -> Conversation:
+    """Returns the row with each word of a spoken answer's text replaced by the same one; what is heard stays.
+
+    boundary: what parts the text that is said from the text before it; it stays, so that as much is said.
+    """
     if row.spoken is None:
         return row
 
     def part(old: Part) -> Part:
         if isinstance(old, TextPart):
-            return TextPart(_null(old.text))
+            return TextPart(boundary.join(map(_null, old.text.split(boundary))) if boundary else _null(old.text))
         marks = {MARKS: [[_NULL_WORD, start] for _, start in old.extra[MARKS]]} if MARKS in old.extra else {}
         said = None if old.transcript is None else _null(old.transcript)
         return replace(old, transcript=said, extra={**old.extra, **marks})

@@ -65,5 +65,8 @@ def test_what_lm_eval_cannot_be_asked_is_refused(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match="write http://HOST:PORT/v1#MODEL"):
         LmModel.endpoint("http://127.0.0.1:8000/v1")
     write(tmp_path / "a.jsonl", [Conversation((user(AudioPart("a.wav")), assistant("x")), id="1")])
+    same = [tmp_path / "en" / "test.jsonl", tmp_path / "de" / "test.jsonl"]  # the second overwrote the first
+    with pytest.raises(EvaluationError, match=r"two manifests are called test\.jsonl"):
+        evaluate_text({}, same, tmp_path / "out")
     with pytest.raises(EvaluationError, match="no row is one written question"):
         task_of_manifest(tmp_path / "a.jsonl", tmp_path)

@@ -75,6 +75,16 @@ def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
         cells_in(tmp_path, settings=("kl_weight=3",))
 
 
+def test_a_grid_that_measures_on_other_rows_is_refused(tmp_path: Path) -> None:
+    # Arms that were finished kept their six rows, and one of a hundred was compared with them as if paired.
+    scripted(cells_in(tmp_path)[0])
+    preset = preset_path("voicetextblender", "tiny")
+    for changes in ({"limit": 6}, {"manifests": ("other/qa.jsonl",)}):
+        with pytest.raises(ConfigError, match=r"joint-seed0/measured_on\.json: this run was measured on other rows"):
+            make_cells(GRID.model_copy(update=changes), preset, out=tmp_path, seeds=(0,))
+    assert cells_in(tmp_path)[0].finished
+
+
 def test_what_is_finished_is_not_run_again_and_a_failure_does_not_stop_the_others(tmp_path: Path) -> None:
     cells = cells_in(tmp_path, seeds=(0, 1))
     scripted(cells[0])

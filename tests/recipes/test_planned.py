@@ -60,6 +60,10 @@ def test_every_recipe_has_its_stages_and_fills_their_batches(recipe: str) -> Non
         assert stage.batch(Row(), rows).num_rows == rows
 
 
+def test_a_stage_that_is_not_run_is_not_planned() -> None:
+    assert [stage.name for stage in planned(settings("wavllm", "begin=runs/one/model"))] == ["stage2"]
+
+
 def test_the_step_that_is_planned_is_the_one_that_is_trained() -> None:
     dry, real = planned(small())[0], planned(small(), real=True)[0]
     shapes = {name: (p.shape, p.dtype, p.requires_grad) for name, p in dry.model.named_parameters()}

@@ -91,5 +91,7 @@ def test_null_text_keeps_the_number_of_words_and_their_marks_and_nothing_else() 
     assert edited.spoken.transcript == "a a"
     assert edited.spoken.extra == {"words": [["a", 0.1], ["a", 0.4]], "x": 1}
     assert edited.messages[0] == row.messages[0]
+    parted = Conversation((user("hi"), Message("assistant", (TextPart("here she is | the cat"), spoken))), id="3")
+    assert null_text(parted, boundary=" | ").reference == "a a a | a a"  # it went, and at test all of it was said
     silent = Conversation((user("hi"), Message("assistant", (TextPart("the cat"),))), id="2")
     assert null_text(silent) == silent

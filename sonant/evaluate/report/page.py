@@ -5,6 +5,7 @@ One file each, without script or network. Filters are radio buttons that CSS rea
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ def write_report(
     folders: Sequence[str | os.PathLike[str]], *, out: str | os.PathLike[str], embed_audio: bool = False
 ) -> Path:
     """Returns the path of the report written about the runs in `folders`; with `embed_audio` it needs no other file."""
-    runs = [read_run(folder) for folder in folders]
+    runs = _told_apart([read_run(folder) for folder in folders])
     clips = Clips(Path(out), embed=embed_audio)
     values = {
         "title": "Sonant: " + ", ".join(run.name for run in runs),
@@ -38,6 +39,12 @@ def write_report(
         "figures": figures(runs),
     }
     return _write("report.html", values, clips)
+
+
+def _told_apart(runs: Sequence[Run]) -> list[Run]:
+    """The runs, those whose folders have one name called by their paths."""
+    names = [run.name for run in runs]
+    return [replace(run, label=str(run.folder)) if names.count(run.name) > 1 else run for run in runs]
 
 
 def write_comparison(

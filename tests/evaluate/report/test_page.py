@@ -87,6 +87,16 @@ def test_two_runs_are_compared(tmp_path: Path) -> None:
     assert html.count("A note.") == 1
 
 
+@pytest.mark.usefixtures("no_pictures")
+def test_two_runs_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    # In the pictures one of them hid the other.
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    runs = [make_run(tmp_path / "a" / "eval"), make_run(tmp_path / "b" / "eval", answer="green")]
+    html = write_report(runs, out=tmp_path / "report.html").read_text()
+    assert [html.count(f"<h2>{run}: scores</h2>") for run in runs] == [1, 1]
+
+
 def test_what_a_model_or_a_manifest_says_stays_text_and_a_task_may_have_any_name(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", task=HOSTILE, answer=HOSTILE, note=HOSTILE)
     html = write_report([run], out=tmp_path / "report.html").read_text()
