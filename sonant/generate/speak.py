@@ -28,6 +28,7 @@ from sonant.models.speech_head.head import SpeechHead
 from sonant.models.speech_head.states import SpokenStates, SpokenStep
 from sonant.models.speech_lm import SpeechLM
 from sonant.models.vocoders.base import Vocoder
+from sonant.models.vocoders.hugging_face import HuggingFaceVocoder
 from sonant.models.vocoders.load import load_vocoder
 from sonant.spoken import Spoken
 
@@ -206,7 +207,7 @@ def _vocoder(asked: Vocoder | str | None, *, head: SpeechHead) -> Vocoder:
             f"this vocoder is for other mels than the voice's: {unlike}; use griffin_lim, which takes any, or a "
             "vocoder trained on the voice's"
         )
-    return vocoder.to(head.mean.device) if isinstance(vocoder, nn.Module) else vocoder
+    return vocoder.to(head.mean.device) if isinstance(vocoder, nn.Module | HuggingFaceVocoder) else vocoder
 
 
 def _gathered(frames: Iterator[Tensor], *, first: int) -> Iterator[Tensor]:

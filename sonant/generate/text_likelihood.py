@@ -49,8 +49,13 @@ class TextLikelihood:
             return self._ids(asked), self._ids(text)
         begin = self.tokenizer.bos_token_id
         begin = self.tokenizer.eos_token_id if begin is None else begin
-        first = [] if begin is None else [begin]
-        return [*first, *self._ids(context)], self._ids(f" {text}" if context else text)
+        first, before = [] if begin is None else [begin], self._ids(context)
+        if not context:
+            return first, self._ids(text)
+        # Some tokenizers begin a text with a space of their own: so it is read behind its context.
+        whole = self._ids(f"{context} {text}")
+        own = whole[len(before) :] if whole[: len(before)] == before else self._ids(f" {text}")
+        return [*first, *before], own
 
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -85,8 +85,8 @@ def read_part_config(path: str) -> dict[str, Any]:
                 f"{path}: its shape is not known here; give a folder with its config.json, or an architecture"
             ) from None
         raise ModelError(f"{path}: cannot read its config.json ({_reason(error)}); check the name") from None
-    if not values:
-        raise ModelError(f"{path}: has no config.json; give the folder of a Hugging Face model")
+    if not values or not isinstance(values, dict):
+        raise ModelError(f"{path}: has no config.json with settings; give the folder of a Hugging Face model")
     if "auto_map" in values:
         raise ModelError(
             f"{path}: wants to run Python of its own (auto_map), which Sonant never does; use another part"

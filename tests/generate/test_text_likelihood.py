@@ -1,7 +1,9 @@
 from pathlib import Path
 
 import pytest
+import tokenizers
 import torch
+import transformers
 
 from sonant.generate.text_likelihood import TextLikelihood
 from sonant.testing import byte_tokenizer, tiny_llm
@@ -32,6 +34,17 @@ def test_a_plain_model_reads_on_from_the_context(tmp_path: Path) -> None:
     assert alone[1] == 2  # the token that begins a text foretells the first
     assert after[1] == 3  # the space counts
     assert empty == (0.0, 0)
+
+
+def test_a_tokenizer_that_begins_texts_with_a_space_of_its_own_counts_it_once(tmp_path: Path) -> None:
+    vocab = {"<s>": 0, "▁": 1, "a": 2, "b": 3, "▁a": 4, "▁b": 5}
+    plain = tokenizers.Tokenizer(tokenizers.models.BPE(vocab, [("▁", "a"), ("▁", "b")]))
+    prepend, replace = tokenizers.normalizers.Prepend("▁"), tokenizers.normalizers.Replace(" ", "▁")
+    plain.normalizer = tokenizers.normalizers.Sequence([prepend, replace])
+    transformers.PreTrainedTokenizerFast(tokenizer_object=plain, bos_token="<s>").save_pretrained(tmp_path)
+    tiny_llm(len(vocab)).save_pretrained(tmp_path)
+    ((_, tokens),) = TextLikelihood(str(tmp_path))(["b a"], ["a b"])
+    assert tokens == 2  # a lone space stood before them
 
 
 def test_right_answers_are_likelier_than_shuffled_ones() -> None:

@@ -52,7 +52,7 @@ class GriffinLim:
     def stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
         """Yields samples (S_i,) of one recording whose frames (F_i, M) still come; in all F * hop samples."""
         hop = self.mel.hop_length
-        spoken = torch.zeros(0)  # what the block before made of the frames that come now
+        spoken: Tensor | None = None  # what the block before made of the frames that come now
         known: Tensor | None = None  # its phases (F, K) of the frames that this one holds too
         for window in windows(chunks, context=self.context_frames, least=self.block_frames):
             num_frames = len(window.mels)
@@ -64,6 +64,7 @@ class GriffinLim:
             phases = self._phases(magnitudes, start, synthesis)
             samples = synthesis(magnitudes * phases)[0]
             now = window.cut(samples, hop)
+            spoken = now.new_zeros(0) if spoken is None else spoken
             fade = min(len(spoken), len(now), self.context_frames * hop // 2)
             share = torch.linspace(0, 1, fade + 2, device=now.device)[1:-1]
             yield torch.cat([(1 - share) * spoken[:fade] + share * now[:fade], now[fade:]])

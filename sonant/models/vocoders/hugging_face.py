@@ -56,6 +56,11 @@ class HuggingFaceVocoder:
             )
         self.context_frames = _univnet_context(config) if self._noisy else _hifigan_context(config)
 
+    def to(self, device: torch.device | str) -> "HuggingFaceVocoder":
+        """Returns itself, its net on `device`."""
+        self.model.to(device)
+        return self
+
     def __call__(self, mels: Tensor, lengths: Tensor) -> Tensor:
         """Returns samples (B, F * hop) of log mels (B, F, M) with `lengths` (B,) frames; zeros past a row's end."""
         samples = mels.new_zeros(len(mels), mels.shape[1] * self.mel.hop_length)
@@ -94,12 +99,15 @@ def load_hugging_face(path: str, *, model_type: str) -> HuggingFaceVocoder:
     part = PartClass(model_class=model_class, model_types=(model_type,), layers_key="")
     model = load_part(part, path=path, architecture=None, dtype="float32", num_layers=None)
     folder = Path(path)
-    if (folder / "mel.json").is_file():
-        values = json.loads((folder / "mel.json").read_text(encoding="utf-8"))
-        taste = Taste(validate(_MelFile, {"mel": values}, where=f"{folder}/mel.json").mel)
-    else:
-        said = folder / "preprocessor_config.json"
-        taste = tasting(json.loads(said.read_text(encoding="utf-8")) if said.is_file() else {})
+    said = next((f for f in (folder / "mel.json", folder / "preprocessor_config.json") if f.is_file()), None)
+    try:
+        values = json.loads(said.read_text(encoding="utf-8")) if said is not None else {}
+        if said is not None and said.name == "mel.json":
+            taste = Taste(validate(_MelFile, {"mel": values}, where=f"{folder}/mel.json").mel)
+        else:
+            taste = tasting(values)
+    except (ValueError, TypeError) as error:
+        raise ModelError(f"{said or path}: says no mels that can be made ({error}); write it again") from None
     return HuggingFaceVocoder(model, taste, where=path)
 
 

@@ -66,6 +66,24 @@ def test_other_mels_are_refused_and_the_error_says_which(tmp_path: Path) -> None
         load_vocoder(str(folder), MelSpec())
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("mel.json", "{"), ("preprocessor_config.json", "["), ("preprocessor_config.json", '{"fmin": "x"}')],
+)
+def test_a_damaged_folder_is_one_clear_error(tmp_path: Path, name: str, text: str) -> None:
+    folder = hifigan_folder(tmp_path, mel=None)
+    (folder / name).write_text(text)
+    with pytest.raises(ModelError, match=f"{name}: says no mels that can be made"):
+        load_vocoder(str(folder))
+
+
+def test_its_net_goes_where_it_is_sent(tmp_path: Path) -> None:
+    # It stayed on the CPU, and the voice's mels came on a GPU.
+    vocoder = load_vocoder(str(hifigan_folder(tmp_path, mel=SMALL)))
+    assert isinstance(vocoder, HuggingFaceVocoder)
+    assert next(vocoder.to("meta").model.parameters()).is_meta
+
+
 def test_a_folder_that_says_nothing_is_for_the_mels_of_its_feature_extractor(tmp_path: Path) -> None:
     folder = hifigan_folder(tmp_path, mel=None)
     with pytest.raises(ModelError, match="makes 200 samples of 32 mels, its mel settings say hop_length 256 and num_m"):
