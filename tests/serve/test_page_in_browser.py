@@ -1,5 +1,6 @@
 """The page in a real browser, against a real server: what a reader does, and what comes of it."""
 
+import base64
 import json
 import re
 from collections.abc import Iterator
@@ -365,3 +366,69 @@ def test_what_the_page_computes_of_sound_is_right(page: Any) -> None:
     assert [change for change, _ in changes] == ["started", "stopped"]
     assert changes[0][1] == pytest.approx(50 * 0.032, abs=0.2)
     assert changes[1][1] == pytest.approx(90 * 0.032, abs=0.8)
+
+
+def test_what_is_deleted_while_it_is_answered_stays_deleted(page: Any, scripted: Scripted) -> None:
+    scripted.told = lambda question: [TextDelta("it goes on")]  # and never ends
+    page.fill("#text", "go")
+    page.press("#text", "Enter")
+    expect(page.locator(".message.assistant .text")).to_have_text("it goes on")
+    page.locator("#conversations li").first.hover()
+    page.get_by_label("Delete go").click()
+    page.get_by_role("button", name="Undo").wait_for()
+    page.wait_for_timeout(300)
+    expect(page.locator("#conversations .name")).to_have_count(0)
+    page.reload()
+    expect(page.locator("#conversations .name")).to_have_count(0)
+
+
+def test_a_conversation_that_finds_no_room_is_told(page: Any, tmp_path: Path) -> None:
+    # What was put was well received, and the whole thrown away at the end: nothing was said of it.
+    save(tmp_path / "long.wav", np.tile(SOUND, 200)[: 60 * 16_000], sample_rate_hz=16_000)
+    client = page.context.new_cdp_session(page)
+    where = page.evaluate("location.origin")
+    client.send("Storage.overrideQuotaForOrigin", {"origin": where, "quotaSize": 100_000})
+    page.locator("#file").set_input_files(tmp_path / "long.wav")
+    page.locator("#send").click()
+    expect(page.locator("#toasts")).to_contain_text("could not keep the conversation")
+
+
+def test_hands_free_that_is_turned_off_while_the_microphone_opens_stays_off(page: Any) -> None:
+    page.evaluate(
+        """() => {
+          const given = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+          navigator.mediaDevices.getUserMedia = async (wanted) => {
+            window.stream = await given(wanted);
+            await new Promise((resolve) => setTimeout(resolve, 800));
+            return window.stream;
+          };
+        }"""
+    )
+    page.locator("#hands-free").click()
+    page.keyboard.press("Escape")
+    page.wait_for_timeout(1500)
+    assert page.locator("#hands-free").get_attribute("aria-pressed") == "false"
+    assert page.evaluate("window.stream.getTracks().every((track) => track.readyState === 'ended')")
+
+
+def test_titles_requests_and_nulls_are_what_others_can_read(page: Any, clip: Path) -> None:
+    found = page.evaluate(
+        """async (data) => {
+          const { entitle } = await import("/page/title.js");
+          const { fromManifest, toRequest } = await import("/page/manifest.js");
+          const text = { type: "text", text: "a".repeat(47) + "😀 and more" };
+          const talk = { messages: [{ role: "user", parts: [text] }] };
+          entitle(talk);
+          const sound = { type: "audio", data, duration_s: null, transcript: null };
+          const [read] = await fromManifest(JSON.stringify({ messages: [{ role: "user", content: [sound] }] }));
+          const [part] = read.messages[0].parts;
+          const asks = (_, i) => ({ role: "user", parts: [{ ...part, heard: `clip ${i}` }] });
+          const asked = Array.from({ length: 18 }, asks);
+          const sent = toRequest(asked).map(({ content }) => (typeof content === "string" ? content : content[0].type));
+          return { title: talk.title, samples: part.samples.length, transcript: part.transcript ?? null, sent };
+        }""",
+        base64.b64encode(clip.read_bytes()).decode(),
+    )
+    assert found["title"] == "a" * 47 + "😀…"  # half of it was left, which no manifest may hold
+    assert (found["samples"], found["transcript"]) == (len(SOUND), None)
+    assert found["sent"] == ["clip 0", "clip 1"] + ["input_audio"] * 16  # the 17th question was always refused

@@ -71,6 +71,7 @@ export class Api {
   /** @param {string} path @param {RequestInit} [options] */
   async #send(path, options = {}) {
     const key = this.key();
+    if (/[^\x20-\x7e]/.test(key)) throw new ApiError("The key holds letters that a key cannot have.", { status: 401 });
     const headers = { ...options.headers, ...(key ? { Authorization: `Bearer ${key}` } : {}) };
     let response;
     try {

@@ -59,6 +59,7 @@ export async function readAnswer({ api, messages, options, since, signal }, answ
     timings.wholeMs = performance.now() - since;
     timings.realTimeFactor = realTimeFactor(messages, answer);
     await Promise.race([painted, new Promise((resolve) => setTimeout(resolve, HIDDEN_MS))]);
+    timings.wholeMs = Math.max(timings.wholeMs, timings.firstWordMs ?? 0); // short answers end before they are painted
   }
 }
 

@@ -9,16 +9,15 @@ import { Microphone } from "./microphone.js";
 import { Player } from "./player.js";
 import { SettingsView } from "./settings-view.js";
 import { download, Sidebar } from "./sidebar.js";
-import { loadSettings, newId, saveSettings, Store } from "./store.js";
+import { lastOpen, loadSettings, newId, rememberOpen, saveSettings, Store } from "./store.js";
 import { Talking } from "./talking.js";
 import { Thread } from "./thread.js";
+import { entitle } from "./title.js";
 import { decodeSound } from "./wav.js";
 
 /** @typedef {import("./types.js").Conversation} Conversation @typedef {import("./types.js").Part} Part @typedef {import("./types.js").Message} Message */
 
 const RETRY_MS = 3000; // until a server that is away is looked for again
-const TITLE_LENGTH = 48;
-const OPEN = "sonant.open"; // which conversation a reload of this tab comes back to
 const SLID_OFF_PX = 70; // from the button that talks: the clip is thrown away
 
 const settings = loadSettings();
@@ -33,6 +32,10 @@ let model = null;
 /** @type {AbortController | null} */
 let asking = null;
 let answered = Promise.resolve(); // once nothing is being answered
+/** @type {Map<string, WeakRef<Conversation>>} */
+const live = new Map(); // those that something may still be written into
+/** @type {Set<string>} */
+const gone = new Set(); // deleted: a late transcript does not bring them back
 
 const composer = new Composer(player, { onSend: send, onStop: stop, onFiles: addFiles });
 const thread = new Thread(byId("thread"), player, { onChange: () => keep(current), onAgain: again });
@@ -47,6 +50,7 @@ const sidebar = new Sidebar({
 const settingsView = new SettingsView(settings, () => {
   const { key } = settings;
   saveSettings(settings);
+  if (!hasBegun(current)) current.messages = fresh().messages;
   thread.redraw();
   if (!model && key) connect();
 });
@@ -69,6 +73,11 @@ function fresh() {
   /** @type {Message[]} */
   const messages = instructions ? [{ role: "system", parts: [{ type: "text", text: instructions }] }] : [];
   return { id: newId(), title: "", named: false, updatedAt: Date.now(), messages };
+}
+
+/** @param {Conversation} conversation */
+function hasBegun({ messages }) {
+  return messages.some(({ role }) => role !== "system");
 }
 
 /** Finds out who answers; asks for the key where one is wanted. */
@@ -95,7 +104,7 @@ async function send(parts, since) {
   player.wake();
   /** @type {Message} */
   const message = { role: "user", parts };
-  if (!current.messages.some(({ role }) => role !== "system")) thread.show(current.messages);
+  if (!hasBegun(current)) thread.show(current.messages);
   byId("thread").querySelector(".notice")?.remove();
   current.messages.push(message);
   document.body.classList.add("talked");
@@ -189,18 +198,10 @@ function stop() {
   player.stop();
 }
 
-/** Names a conversation after its first words. @param {Conversation} conversation */
-function entitle(conversation) {
-  if (conversation.named) return;
-  const parts = conversation.messages.filter(({ role }) => role === "user").flatMap((message) => message.parts);
-  const words = parts.map((part) => (part.type === "text" ? part.text : (part.transcript ?? part.heard ?? ""))).join(" ").trim();
-  const title = words.length > TITLE_LENGTH ? `${words.slice(0, TITLE_LENGTH).trimEnd()}…` : words;
-  const names = parts.map((part) => (part.type === "audio" ? part.name : undefined));
-  conversation.title = title || names.find(Boolean) || "Spoken question";
-}
-
 /** Writes a conversation down and lists it. @param {Conversation} conversation */
 async function keep(conversation) {
+  if (gone.has(conversation.id)) return;
+  live.set(conversation.id, new WeakRef(conversation));
   conversation.updatedAt = Date.now();
   try {
     await store.save(conversation);
@@ -211,7 +212,7 @@ async function keep(conversation) {
 }
 
 async function list() {
-  sessionStorage.setItem(OPEN, current.id);
+  rememberOpen(current.id);
   sidebar.show(await store.titles(), current.id);
 }
 
@@ -221,21 +222,26 @@ async function show(conversation) {
   current = conversation;
   composer.clear();
   thread.show(conversation.messages);
-  document.body.classList.toggle("talked", conversation.messages.some(({ role }) => role !== "system"));
+  document.body.classList.toggle("talked", hasBegun(conversation));
   if (conversation.messages.at(-1)?.role === "user") thread.offer("This question has no answer yet.");
   byId("text").focus({ preventScroll: true });
   await list();
 }
 
+/** Returns a conversation as it is now. @param {string} id @returns {Promise<Conversation | undefined>} */
+async function find(id) {
+  return live.get(id)?.deref() ?? store.get(id);
+}
+
 /** @param {string} id */
 async function open(id) {
-  const found = await store.get(id);
+  const found = await find(id);
   if (found && id !== current.id) await show(found);
 }
 
 /** @param {string} id @param {string} title */
 async function rename(id, title) {
-  const found = id === current.id ? current : await store.get(id);
+  const found = id === current.id ? current : await find(id);
   Object.assign(found, { title, named: true });
   await store.save(found);
   await list();
@@ -243,11 +249,17 @@ async function rename(id, title) {
 
 /** Deletes a conversation, and offers to bring it back. @param {string} id */
 async function remove(id) {
-  const found = await store.get(id);
+  if (id === current.id) {
+    stop();
+    await answered;
+  }
+  const found = await find(id);
+  gone.add(id);
   await store.delete(id);
   if (id === current.id) await show(fresh());
   await list();
   const act = async () => {
+    gone.delete(id);
     await store.save(found);
     await list();
   };
@@ -362,19 +374,25 @@ function onKeyDown(event) {
   }
 }
 
-async function begin() {
+/** Takes the key out of the address; returns whether there was one. */
+function takeKey() {
   const key = new URLSearchParams(location.hash.slice(1)).get("key");
-  if (key) {
-    settings.key = key;
-    saveSettings(settings);
-    history.replaceState(null, "", location.pathname);
-  }
+  if (!key) return false;
+  settings.key = key;
+  saveSettings(settings);
+  history.replaceState(null, "", location.pathname);
+  return true;
+}
+
+async function begin() {
+  takeKey();
+  window.addEventListener("hashchange", () => takeKey() && connect());
   if (matchMedia("(hover: none)").matches) byId("text").placeholder = "Type, or hold the button to talk";
   store = await Store.open();
   if (!store.lasts) toast("This browser keeps nothing: conversations end with this page.");
   listen();
   connect();
-  await open(sessionStorage.getItem(OPEN) ?? "");
+  await open(lastOpen());
   await list();
 }
 

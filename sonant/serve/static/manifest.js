@@ -1,22 +1,45 @@
 /** A conversation as a line of a Sonant manifest, and back; a part of a question as the API takes it. */
 
 import { newId } from "./store.js";
-import { decodeSound, encodeWav, fromBase64, toBase64 } from "./wav.js";
+import { decodeSound, duration, encodeWav, fromBase64, toBase64 } from "./wav.js";
 
 /** @typedef {import("./types.js").Conversation} Conversation @typedef {import("./types.js").Part} Part */
 
 const ROLES = ["system", "user", "assistant"];
+const MOST_CLIPS = 16; // in one request, and
+const MOST_S = 300; // together: what a server takes unless it is told otherwise
 
 /**
- * Returns the messages of a request. What the model said aloud goes back as the text it wrote.
+ * Returns the messages of a request. What the model said aloud goes back as the text it wrote, and so do clips of earlier
+ * questions that are more than one request may hold: as what was heard in them.
  * @param {import("./types.js").Message[]} messages
  */
 export function toRequest(messages) {
+  const heard = newest(messages);
   return messages.map(({ role, parts }) => {
-    const kept = role === "assistant" ? parts.filter((part) => part.type === "text") : parts;
+    const kept = role === "assistant" ? parts.filter((part) => part.type === "text") : parts.map((part) => (heard.has(part) ? part : asText(part)));
     const onlyText = kept.every((part) => part.type === "text");
     return { role, content: onlyText ? kept.map((part) => part.text).join("") : kept.map(requestPart) };
   });
+}
+
+/** Returns the clips that fit, those of the last question always. @param {import("./types.js").Message[]} messages */
+function newest(messages) {
+  const last = messages.findLast(({ role }) => role === "user");
+  const clips = messages.filter(({ role }) => role !== "assistant").flatMap(({ parts }) => parts.filter((part) => part.type === "audio"));
+  const fit = new Set();
+  let seconds = 0;
+  for (const clip of clips.reverse()) {
+    seconds += duration(clip);
+    if (!last?.parts.includes(clip) && (fit.size >= MOST_CLIPS || seconds > MOST_S)) break;
+    fit.add(clip);
+  }
+  return fit;
+}
+
+/** @param {Part} part @returns {import("./types.js").TextPart} */
+function asText(part) {
+  return part.type === "text" ? part : { type: "text", text: part.transcript ?? part.heard ?? "" };
 }
 
 /** @param {Part} part */
@@ -95,7 +118,7 @@ async function fromPart({ type, ...values }, where) {
     return { type, text, extra };
   }
   if (type !== "audio") throw new Error(`${where}.type is ${JSON.stringify(type)}; allowed are text and audio`);
-  const { data, path, offset_s = 0, duration_s, transcript, machine_transcript: heard, name, ...extra } = values;
+  const { data, path, offset_s, duration_s, transcript, machine_transcript, name, ...extra } = values;
   if (typeof data !== "string") throw new Error(`${where} names the file ${path}, which a page cannot open; give its bytes as data`);
   let bytes;
   try {
@@ -106,7 +129,8 @@ async function fromPart({ type, ...values }, where) {
   const sound = await decodeSound(bytes).catch((error) => {
     throw new Error(`${where}: ${error.message}`);
   });
-  const first = Math.round(offset_s * sound.rate);
-  const end = duration_s === undefined ? sound.samples.length : first + Math.round(duration_s * sound.rate);
-  return { type, samples: sound.samples.slice(first, end), rate: sound.rate, transcript, heard, name, extra };
+  const first = Math.round((offset_s ?? 0) * sound.rate);
+  const end = duration_s == null ? sound.samples.length : first + Math.round(duration_s * sound.rate);
+  const known = { transcript: transcript ?? undefined, heard: machine_transcript ?? undefined, name: name ?? undefined };
+  return { type, samples: sound.samples.slice(first, end), rate: sound.rate, ...known, extra };
 }

@@ -21,6 +21,7 @@ export class Microphone {
     this.before = [];
     this.recorder = null;
     this.closing = 0;
+    this.turn = 0; // counts how often it was closed: what is opened slowly may be wanted no more
   }
 
   /**
@@ -64,6 +65,7 @@ export class Microphone {
     clearTimeout(this.closing);
     if (this.open_ && this.open_.cancelEcho === cancelEcho && this.open_.stream.active) return;
     this.close();
+    const { turn } = this;
     if (!navigator.mediaDevices?.getUserMedia) {
       throw new MicrophoneError("Browsers give a microphone to https and localhost only. Typing and files work here.");
     }
@@ -72,8 +74,18 @@ export class Microphone {
     const stream = await navigator.mediaDevices.getUserMedia({ audio }).catch((error) => {
       throw new MicrophoneError(reason(error));
     });
-    this.open_ = { stream, rate: RATE, cancelEcho };
-    if (window.AudioWorkletNode) await this.#connect(stream);
+    const opened = { stream, rate: RATE, cancelEcho };
+    try {
+      if (window.AudioWorkletNode) Object.assign(opened, await this.#connect(stream));
+    } catch (error) {
+      release(opened);
+      throw new MicrophoneError(reason(error));
+    }
+    if (turn !== this.turn) {
+      release(opened);
+      throw new MicrophoneError("The microphone was turned off while it was opened.");
+    }
+    this.open_ = opened;
   }
 
   /** Whether blocks are heard while it is open: MediaRecorder gives its sound at the end alone. */
@@ -84,14 +96,14 @@ export class Microphone {
   /** Lets go of the microphone. */
   close() {
     clearTimeout(this.closing);
+    this.turn += 1;
     this.recording = this.recorder = null;
     this.before = [];
-    this.open_?.stream.getTracks().forEach((track) => track.stop());
-    this.open_?.context?.close();
+    if (this.open_) release(this.open_);
     this.open_ = null;
   }
 
-  /** @param {MediaStream} stream */
+  /** Returns what hands its sound over, and at which rate. @param {MediaStream} stream */
   async #connect(stream) {
     let context = new AudioContext({ sampleRate: RATE, latencyHint: "interactive" });
     let source;
@@ -103,12 +115,17 @@ export class Microphone {
       context = new AudioContext({ latencyHint: "interactive" });
       source = context.createMediaStreamSource(stream);
     }
-    await context.audioWorklet.addModule("/page/capture-worklet.js");
-    await context.resume();
+    try {
+      await context.audioWorklet.addModule("/page/capture-worklet.js");
+      await context.resume();
+    } catch (error) {
+      await context.close();
+      throw error;
+    }
     const capture = new AudioWorkletNode(context, "capture", { numberOfOutputs: 0 });
     capture.port.onmessage = ({ data }) => this.#take(data, context.sampleRate);
     source.connect(capture);
-    this.open_ = { ...this.open_, context, rate: context.sampleRate };
+    return { context, rate: context.sampleRate };
   }
 
   /** @param {Float32Array} block @param {number} rate */
@@ -138,6 +155,12 @@ export class Microphone {
     const file = new Blob(pieces, { type: recorder.mimeType });
     return decodeSound(new Uint8Array(await file.arrayBuffer()));
   }
+}
+
+/** @param {{stream: MediaStream, context?: AudioContext}} opened */
+function release({ stream, context }) {
+  stream.getTracks().forEach((track) => track.stop());
+  if (context && context.state !== "closed") context.close();
 }
 
 /** @param {DOMException} error */

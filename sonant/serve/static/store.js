@@ -8,6 +8,7 @@ const DEFAULTS = { key: "", instructions: "", maxTokens: null, temperature: 0, s
 const TABLES = ["titles", "conversations"];
 const SETTINGS = "sonant.settings";
 const KEY = "sonant.key";
+const OPEN = "sonant.open"; // which conversation a reload of this tab comes back to
 
 /** Returns a name that no other conversation has. (randomUUID exists on https and localhost only.) */
 export function newId() {
@@ -30,6 +31,24 @@ export function saveSettings({ key, ...settings }) {
     sessionStorage.setItem(KEY, key);
   } catch {
     // A browser that keeps nothing: the settings hold until the page is left.
+  }
+}
+
+/** Returns which conversation was open last in this tab, "" if none was. */
+export function lastOpen() {
+  try {
+    return sessionStorage.getItem(OPEN) ?? "";
+  } catch {
+    return "";
+  }
+}
+
+/** Remembers which conversation is open in this tab. @param {string} id */
+export function rememberOpen(id) {
+  try {
+    sessionStorage.setItem(OPEN, id);
+  } catch {
+    // As `saveSettings`.
   }
 }
 
@@ -75,20 +94,30 @@ export class Store {
     if (!this.database) return void this.memory.set(id, conversation);
     const change = this.database.transaction(TABLES, "readwrite");
     change.objectStore("titles").put({ id, title, updatedAt });
-    await done(change.objectStore("conversations").put(conversation));
+    change.objectStore("conversations").put(conversation);
+    await kept(change); // a full disk is told when all is over, not by what was put
   }
 
   /** Forgets a conversation. @param {string} id */
   async delete(id) {
     if (!this.database) return void this.memory.delete(id);
     const change = this.database.transaction(TABLES, "readwrite");
-    await Promise.all(TABLES.map((name) => done(change.objectStore(name).delete(id))));
+    TABLES.forEach((name) => change.objectStore(name).delete(id));
+    await kept(change);
   }
 
   /** @param {string} name */
   #table(name) {
     return this.database.transaction(name).objectStore(name);
   }
+}
+
+/** @param {IDBTransaction} change @returns {Promise<void>} */
+function kept(change) {
+  return new Promise((resolve, reject) => {
+    change.oncomplete = () => resolve();
+    change.onabort = () => reject(change.error);
+  });
 }
 
 /** @template T @param {IDBRequest<T>} request @returns {Promise<T>} */

@@ -8,7 +8,7 @@
 import { loudness, VoiceActivity, END_S } from "./voice-activity.js";
 
 const TAP_MS = 300;
-const LONGEST_S = 300;
+const LONGEST_S = 299; // and what was before: a server takes 300 s
 const BEFORE_PRESS_S = 0.15; // fingers are later than tongues
 const BEFORE_SPEECH_S = 0.4; // soft beginnings
 const AFTER_SPEECH_S = 0.2;
@@ -100,12 +100,15 @@ export class Talking {
     }
     this.activity = new VoiceActivity();
     this.#set("opening");
-    this.handsFree = await this.#open();
-    if (this.handsFree && !this.microphone.isHeard) {
+    const isOpen = await this.#open();
+    if (!isOpen || !this.handsFree) {
+      this.handsFree = false; // refused, or turned off meanwhile
+      this.microphone.close();
+    } else if (!this.microphone.isHeard) {
       this.handsFree = false;
       this.cancel();
       this.told.onProblem("This browser cannot listen all the time. Hold to talk instead.");
-    } else if (this.handsFree) {
+    } else {
       this.#set("listening");
     }
   }
@@ -115,8 +118,9 @@ export class Talking {
       await this.microphone.open({ cancelEcho: this.handsFree });
       return true;
     } catch (error) {
+      const isWanted = this.state !== "idle";
       this.#set("idle");
-      this.told.onProblem(error.message);
+      if (isWanted) this.told.onProblem(error.message);
       return false;
     }
   }
