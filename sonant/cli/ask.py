@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 NEXT_TURN = "::"
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".opus")
+OTHER_SUFFIXES = (".m4a", ".aac", ".mp4", ".webm", ".wma", ".amr", ".aif", ".aiff")  # not read, but meant as audio
 
 EPILOG = """Examples:
 
@@ -200,4 +201,7 @@ def _part(argument: str) -> "Part":
 
 def _is_audio(argument: str) -> bool:
     # A file of any other name is meant as audio, too: decoding it says what is wrong, the model would read its name.
-    return argument.lower().endswith(AUDIO_SUFFIXES) or os.path.isfile(argument)
+    name = argument.lower()
+    if name.endswith(AUDIO_SUFFIXES) or (name.endswith(OTHER_SUFFIXES) and " " not in name):
+        return True
+    return os.path.isfile(argument) or (os.sep in argument and os.path.isdir(argument))

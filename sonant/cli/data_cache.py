@@ -46,6 +46,8 @@ def cache_features(
     """
     import time
 
+    import torch
+
     from sonant.cli.data import progress_bar
     from sonant.config import parse_override, validate
     from sonant.data.frame_cache import write_frame_cache
@@ -57,6 +59,8 @@ def cache_features(
 
     if precision not in DTYPES:
         raise typer.BadParameter(f"{precision!r} is none; {' and '.join(DTYPES)} are", param_hint="--precision")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise typer.BadParameter(f"{device} was asked for, but torch sees no GPU; use cpu", param_hint="--device")
     settings = {"kind": kind, "path": encoder, "average": average}
     for text in option or []:
         settings |= parse_override(text)

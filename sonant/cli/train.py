@@ -75,13 +75,11 @@ def train(
     """Train a recipe. Stops cleanly on Ctrl-C or SIGTERM and resumes exactly with --resume."""
     import yaml
 
-    from sonant.config import load_config, save_config
+    from sonant.config import save_config
     from sonant.train.distributed import leads
 
     settings_class, main = load_recipe(recipe)
-    presets = [s for s in settings or [] if "=" not in s] or ["tiny"]
-    overrides = [s for s in settings or [] if "=" in s] + (["train.resume=true"] if resume else [])
-    config = load_config(settings_class, [preset_path(recipe, name) for name in presets], overrides=overrides)
+    config = _resolved(settings_class, recipe, [*(settings or []), *(["train.resume=true"] if resume else [])])
     if show:
         return typer.echo(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
     if plan:
@@ -91,6 +89,8 @@ def train(
         wanted = train_plan.Wanted(devices, memory_gb, *rates, clip_s, text_tokens, answer_tokens)
         return train_plan.plan(config, wanted, out=json_out, say=typer.echo)
     out.mkdir(parents=True, exist_ok=True)
+    if resume and leads() and not (out / "config.yaml").exists():
+        typer.echo(f"{out}: no run to go on with; a new one begins")
     # A refused run must not change the settings of the one it met.
     if leads() and (resume or not (out / "config.yaml").exists()):
         save_config(config, out / "config.yaml")
@@ -99,6 +99,18 @@ def train(
         typer.echo(f"stopped by {result.stopped} at step {result.step}; go on with --resume")
         raise typer.Exit(3)
     typer.echo(f"trained: {out / 'model'}")
+
+
+def _resolved(settings_class: type[Any], recipe: str, settings: list[str]) -> Any:
+    """The settings of presets and files, with those given one by one laid over them."""
+    from sonant.config import load_config
+    from sonant.errors import ConfigError
+
+    presets = [each for each in settings if "=" not in each] or ["tiny"]
+    if presets[0].startswith("gpus"):
+        raise ConfigError(f"{presets[0]} is laid over another preset; write: {recipe} best {presets[0]}")
+    overrides = [each for each in settings if "=" in each]
+    return load_config(settings_class, [preset_path(recipe, name) for name in presets], overrides=overrides)
 
 
 def load_recipe(name: str) -> tuple[type[Any], Callable[..., Any]]:

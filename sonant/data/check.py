@@ -108,8 +108,9 @@ def _against_model(table: Table, clips: Clips, limits: Limits) -> Iterator[RowFa
 
 def _skipped(tokenizer: "ChatTokenizer | None", limits: Limits, depth: Depth) -> tuple[str, ...]:
     notes = {
-        "too-long: needs a tokenizer, the context and the tokens of audio": not (
-            tokenizer and limits.context and limits.audio_tokens
+        "too-long: needs a tokenizer, the context and the tokens of audio": not (tokenizer and limits.context),
+        "too-long where audio is: its tokens were counted as 0": bool(
+            tokenizer and limits.context and not limits.audio_tokens
         ),
         "beyond-window: needs the encoder's window": limits.window_s is None,
         "audio-corrupt, audio-nan, audio-silent, audio-clipped: only headers were read": depth == "headers",

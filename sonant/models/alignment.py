@@ -88,7 +88,7 @@ def forced_alignment(log_probs: Tensor, lengths: Tensor, targets: Tensor, target
     path = [targets.new_zeros(len(targets), 0)]
     for step in reversed(steps.unbind()):
         path.append(state)
-        state = state - step.gather(1, state)
+        state = (state - step.gather(1, state)).clamp(min=0)  # a path begins at 0 or 1; a dry run has none, and guesses
     states_passed = torch.cat(path[::-1], dim=1)
     is_own = (states_passed % 2 == 1) & valid_mask(lengths, size)
     return torch.where(is_own, states_passed // 2, OUTSIDE)

@@ -83,6 +83,13 @@ def test_a_file_of_another_kind_is_taken_for_audio_and_not_read_as_its_name(
     assert f"{tmp_path / 'song.m4a'}" in sonant("ask", model, tmp_path / "song.m4a").complaint
 
 
+@pytest.mark.parametrize("name", ["gone.m4a", "gone.mp4", "a/folder"])
+def test_what_is_meant_as_audio_is_never_read_as_text(sonant: Run, model: Path, tmp_path: Path, name: str) -> None:
+    # The model was asked "gone.mp4", and answered something.
+    (tmp_path / "a" / "folder").mkdir(parents=True)
+    assert str(tmp_path / name) in sonant("ask", model, tmp_path / name).complaint
+
+
 def test_a_folder_named_like_audio_is_told(sonant: Run, model: Path, tmp_path: Path) -> None:
     (tmp_path / "clip.wav").mkdir()
     assert f"{tmp_path / 'clip.wav'}" in sonant("ask", model, tmp_path / "clip.wav").complaint

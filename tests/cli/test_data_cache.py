@@ -53,3 +53,8 @@ def test_a_missing_recording_is_told_and_the_exit_status_says_so(manifest: Path)
 def test_an_unknown_setting_of_the_encoder_is_named(manifest: Path) -> None:
     with pytest.raises(ConfigError, match=r"unknown key 'dtypo' \(did you mean 'dtype'"):
         cache(manifest, "-o", "dtypo=bfloat16")
+
+
+def test_a_gpu_that_is_not_there_is_told(manifest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert cache(manifest, "--device", "cuda").startswith("2\n")  # it was a traceback of torch's

@@ -49,6 +49,10 @@ def test_a_wrong_setting_is_told_in_one_line(
     assert not Path("run").exists()
 
 
+def test_a_preset_of_sizes_alone_says_what_it_is_laid_over(sonant: Run) -> None:
+    assert "write: wavllm best gpus8" in sonant("train", "wavllm", "gpus8", "--show").complaint
+
+
 def test_an_unknown_recipe_is_told_with_those_that_exist(sonant: Run) -> None:
     known = "voicetextblender, speechmapper, wavllm, spectron"
     assert sonant("train", "wavlm").complaint == f"sonant: no recipe 'wavlm'; recipes are {known}"
