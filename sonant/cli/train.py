@@ -103,11 +103,13 @@ def train(
 
 def _resolved(settings_class: type[Any], recipe: str, settings: list[str]) -> Any:
     """The settings of presets and files, with those given one by one laid over them."""
+    import re
+
     from sonant.config import load_config
     from sonant.errors import ConfigError
 
     presets = [each for each in settings if "=" not in each] or ["tiny"]
-    if presets[0].startswith("gpus"):
+    if re.fullmatch(r"gpus\d+", presets[0]):
         raise ConfigError(f"{presets[0]} is laid over another preset; write: {recipe} best {presets[0]}")
     overrides = [each for each in settings if "=" in each]
     return load_config(settings_class, [preset_path(recipe, name) for name in presets], overrides=overrides)

@@ -25,6 +25,7 @@ def test_a_plan_says_whether_it_fits_and_writes_the_same(sonant: Run, tmp_path: 
     assert plan["tokens_per_s"] == pytest.approx(plan["tokens"] / plan["step_s"])
 
 
+@pytest.mark.recipe
 @pytest.mark.parametrize("recipe", ["speechmapper", "wavllm", "spectron"])
 def test_every_recipe_can_be_planned(sonant: Run, recipe: str) -> None:
     # Guessed alignments led before the first state: a traceback, for SpeechMapper alone.
