@@ -207,7 +207,6 @@ def _random(config: LLMConfig) -> PreTrainedModel:
         raise ModelError(
             f"model_type {kind!r} is no causal language model; did you mean {' or '.join(close) or 'llama'}?"
         )
-    _refuse_misspelt(kind, values)
     try:
         settings = AutoConfig.for_model(kind, **values)
         llm: PreTrainedModel = AutoModelForCausalLM.from_config(
@@ -218,14 +217,3 @@ def _random(config: LLMConfig) -> PreTrainedModel:
             f"architecture {config.architecture}: {error!r}; see the model's page in transformers"
         ) from None
     return llm
-
-
-def _refuse_misspelt(kind: str, values: Mapping[str, Any]) -> None:
-    """Raises ModelError for a setting that is nearly one of the model's: transformers would keep it and go without."""
-    config_class = type(AutoConfig.for_model(kind))
-    known = {*config_class().to_dict(), *config_class.attribute_map}
-    for key in values.keys() - known:
-        if close := difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.85):
-            raise ModelError(
-                f"architecture: {config_class.__name__} has no setting {key!r}; did you mean {close[0]!r}?"
-            )

@@ -76,10 +76,8 @@ def make_cells(
         path = cell.folder / "config.yaml"
         if path.exists() and load_config(VoiceTextBlender, [path]) != cell.config:
             raise ConfigError(f"{path}: this run has other settings; choose another --out or remove {cell.folder}")
-        rows, told = (
-            {"manifests": list(map(str, cell.manifests)), "limit": cell.limit},
-            cell.folder / "measured_on.json",
-        )
+        rows = {"manifests": list(map(str, cell.manifests)), "limit": cell.limit}
+        told = cell.folder / "measured_on.json"
         if cell.finished and told.exists() and json.loads(told.read_text(encoding="utf-8")) != rows:
             raise ConfigError(
                 f"{told}: this run was measured on other rows; choose another --out, or remove "

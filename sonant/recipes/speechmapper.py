@@ -169,8 +169,8 @@ def learn_attached(
     if stage.instructions is not None:
         path = run_dir / "distilled.jsonl"
         rows = (row for source in data.speech.values() for row in Manifest(Path(data.root, source.manifest)))
-        answers = map(spoken_as, rows)
-        led(partial(write_distilled, assistant, answers, path, config=stage.instructions, say=run.say))
+        said = map(spoken_as, rows)
+        led(partial(write_distilled, assistant, said, path, config=stage.instructions, say=run.say))
         data = data.model_copy(update={"speech": {"distilled": SourceConfig(manifest=str(path.absolute()))}})
     ears = Ears(model.specs_given(cached), model.audio_tokens, cached=cached, positions=model.positions)
     stream = make_stream(data, run.tokenizer, ears, edit=spoken_as, check=partial(refuse_misfit, run, projector))
