@@ -16,12 +16,13 @@ from sonant.batch import Batch
 from sonant.errors import RequestError
 from sonant.generate.drafts import MOST_READ, Draft, Overheard, ctc_guesses, overhearing
 from sonant.generate.kv_cache import KVCache
-from sonant.generate.llm_step import cached_llm, sees_everything
+from sonant.generate.llm_step import LeanLLM, cached_llm, sees_everything
 from sonant.generate.prefill import Beginnings, Distinct, distinct, prefill
 from sonant.generate.sampling import Drawing, GenerationConfig, draw, loops
 from sonant.models.llm import token_embeddings
 from sonant.models.lora import lora_disabled, scaled_lora
-from sonant.models.matmul import fast_matmul
+from sonant.models.matmul import Matmul, fast_matmul
+from sonant.models.prepared import prepared_linears
 from sonant.models.speech_lm import SpeechLM
 from sonant.models.splice import Spliced
 
@@ -99,21 +100,26 @@ class RunningBatch:
     A step reads what was drawn last and only then takes in those that have joined since: joining costs the running rows
     no step, and a prompt that cannot be read disturbs nobody.
 
-    lora: False lets the base LLM answer. Not for several threads at once.
+    lora: False lets the base LLM answer. prepared: see `cached_llm`. Not for several threads at once.
     """
 
-    def __init__(self, model: SpeechLM, *, stop_ids: frozenset[int], lora: bool = True) -> None:
+    def __init__(self, model: SpeechLM, *, stop_ids: frozenset[int], lora: bool = True, prepared: bool = False) -> None:
         assert not model.training, "decoding runs in eval mode"
         self.model, self.stop_ids, self.lora = model, stop_ids, lora
         self._groups: list[_Lines] = []  # those that run, then those that have joined since the last step
         self._count = 0
-        self._read = cached_llm(model.llm, lora=lora)
+        self._read = cached_llm(model.llm, lora=lora, prepared=prepared)
         self._beginnings = Beginnings(model)
 
     @property
     def rows(self) -> list[Row]:
         """The rows that still talk."""
         return [row for lines in self._groups for row in lines.rows]
+
+    @property
+    def reads_copies(self) -> bool:
+        """Whether the LLM is read by copies of its weights."""
+        return isinstance(self._read, LeanLLM) and self._read.reads_copies
 
     @torch.no_grad()
     def join(
@@ -308,9 +314,12 @@ def generate(
     model: SpeechLM, batch: Batch, *, config: GenerationConfig, stop_ids: frozenset[int], lora: bool = True
 ) -> list[list[int]]:
     """Returns what each row of the batch says: a list of token ids, the stop token included if it was reached."""
-    running = RunningBatch(model, stop_ids=stop_ids, lora=lora)
-    with fast_matmul(device=batch.token_ids.device):  # pays for the many positions of prompts; see `_next_logits`
-        rows = running.join(batch, [config] * batch.num_rows)
+    running = RunningBatch(model, stop_ids=stop_ids, lora=lora, prepared=True)
+    with prepared_linears(model.encoders, model.adapter) as prepared:
+        # What has many positions and is not laid out before pays for faster kernels; see `_next_logits`.
+        kernels: Matmul = "highest" if prepared and running.reads_copies else "auto"
+        with fast_matmul(kernels, device=batch.token_ids.device):
+            rows = running.join(batch, [config] * batch.num_rows)
     while running.rows:
         running.leap()
     return [row.drawing.said for row in rows]

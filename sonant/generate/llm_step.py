@@ -11,6 +11,7 @@ A small LLM is read by copies of its weights, in which LoRA is added and layers 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, cast
 from weakref import WeakKeyDictionary
 
@@ -27,11 +28,12 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3ForCausalLM
 from sonant.generate.kv_cache import KVCache
 from sonant.models.lora import PEFT_NAME
 from sonant.models.packing import PACKED_SDPA, Pack
+from sonant.models.prepared import Linear, prepared_linear
 
 _LEAN = (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
 _MOST_COPIED = 2**28  # bytes of weights of an LLM that is read by copies
-# Of each LLM, with LoRA and without: the next batch need not copy again.
-_COPIES: "WeakKeyDictionary[PreTrainedModel, dict[bool, _Copies]]" = WeakKeyDictionary()
+# Of each LLM, with LoRA and without, prepared and not: the next batch need not copy again.
+_COPIES: "WeakKeyDictionary[PreTrainedModel, dict[tuple[bool, bool], _Copies]]" = WeakKeyDictionary()
 
 
 class CachedLLM(Protocol):
@@ -46,16 +48,20 @@ class CachedLLM(Protocol):
         ...
 
 
-def cached_llm(llm: PreTrainedModel, *, lora: bool) -> CachedLLM:
-    """Returns the leanest way to read with this LLM as it is now: without LoRA if it is switched off meanwhile."""
+def cached_llm(llm: PreTrainedModel, *, lora: bool, prepared: bool = False) -> CachedLLM:
+    """Returns the leanest way to read with this LLM as it is now: without LoRA if it is switched off meanwhile.
+
+    prepared: copies compute by `prepared_linear`. Each number of positions makes kernels once, so it pays where numbers
+    come again, batch after batch, and not in a server, where they hardly do.
+    """
     if not _is_plain(llm):
         return WholeLLM(llm)
     reader = LeanLLM(llm, lora=lora)
     if sum(x.nbytes for x in reader.weights) <= _MOST_COPIED:
-        known, state = _COPIES.setdefault(llm, {}), reader.state
-        if lora not in known or known[lora].state != state:
-            known[lora] = _Copies(state, reader.copies())
-        reader.read_by(known[lora].each)
+        known, state, kind = _COPIES.setdefault(llm, {}), reader.state, (lora, prepared)
+        if kind not in known or known[kind].state != state:
+            known[kind] = _Copies(state, reader.copies(prepared=prepared))
+        reader.read_by(known[kind].each)
     return reader
 
 
@@ -104,14 +110,19 @@ class LeanLLM:
         return [*scalings, *torch.stack([_sum_of_bits(x.detach()) for x in self.weights]).tolist()]
 
     @torch.no_grad()
-    def copies(self) -> list["_Copy"]:
-        """Returns copies of the weights as they are now."""
-        return [linears.copied() for linears in self._linears]
+    def copies(self, *, prepared: bool) -> list[Linear]:
+        """Returns copies of the weights as they are now, and what multiplies by them."""
+        return [linears.copied(prepared=prepared) for linears in self._linears]
 
-    def read_by(self, copies: "Sequence[_Copy]") -> None:
+    def read_by(self, copies: Sequence[Linear]) -> None:
         """Reads from now on by these, and no more by the weights of linear layers."""
         for linears, copy in zip(self._linears, copies, strict=True):
             linears.copy = copy
+
+    @property
+    def reads_copies(self) -> bool:
+        """Whether it reads by copies."""
+        return all(linears.copy is not None for linears in self._linears)
 
     @property
     def _linears(self) -> list["_Linears"]:
@@ -190,28 +201,27 @@ class _Linear:
         return torch.addmm(self.weight.t(), self.down.t(), self.up.t(), alpha=self.scaling)
 
 
-_Copy = tuple[Tensor, Tensor | None]  # weight (in, out) and bias
-
-
 class _Linears:
     """Linear layers that read the same: one after the other, or all at once by a copy of their weights."""
 
     def __init__(self, *modules: nn.Module, lora: bool) -> None:
         self.apart = [_Linear(module, lora=lora) for module in modules]
         self.sizes = [len(linear.weight) for linear in self.apart]
-        self.copy: _Copy | None = None
+        self.copy: Linear | None = None
 
-    def copied(self) -> _Copy:
+    def copied(self, *, prepared: bool) -> Linear:
         """No layer has a bias, or all have."""
         biases: list[Tensor] = [linear.bias for linear in self.apart if linear.bias is not None]
-        return torch.cat([linear.added() for linear in self.apart], dim=1), torch.cat(biases) if biases else None
+        # Laid out as (in, out), few rows are multiplied faster.
+        weight = torch.cat([linear.added() for linear in self.apart], dim=1).t()
+        bias = torch.cat(biases) if biases else None
+        return prepared_linear(weight, bias) if prepared else partial(F.linear, weight=weight, bias=bias)
 
     def __call__(self, x: Tensor) -> Sequence[Tensor]:
         """What each gives (N, out) of x (N, in)."""
         if self.copy is None:
             return [linear(x) for linear in self.apart]
-        weight, bias = self.copy
-        return (x @ weight if bias is None else torch.addmm(bias, x, weight)).split(self.sizes, dim=-1)
+        return self.copy(x).split(self.sizes, dim=-1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,7 +229,7 @@ class _Copies:
     """Weights of all layers, LoRA added, as they were in a `state`."""
 
     state: list[float]
-    each: list[_Copy]
+    each: list[Linear]
 
 
 def _sum_of_bits(x: Tensor) -> Tensor:

@@ -87,6 +87,18 @@ def test_a_row_that_stops_leaves_the_batch_and_the_others_go_on_unchanged(model:
     assert len(stopped[0]) == 1
 
 
+def test_products_of_weights_laid_out_before_change_no_answer(model: SpeechLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`generate` computes by them, what streams does not; the models of these tests are too small for it otherwise."""
+    monkeypatch.setattr("sonant.models.prepared._LEAST", 1)
+    config, batch = GenerationConfig(max_new_tokens=12), batch_of(model, *CONVERSATIONS)
+    streamed: dict[int, list[int]] = {row: [] for row in range(batch.num_rows)}
+    for step in decode(model, batch, config=config, stop_ids=NEVER):
+        for row, token in zip(step.rows, step.token_ids.tolist(), strict=True):
+            streamed[row].append(token)
+    assert generate(model, batch, config=config, stop_ids=NEVER) == list(streamed.values())
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
 def test_without_lora_the_base_model_answers_and_lora_is_back_afterwards(model: SpeechLM) -> None:
     batch, config = batch_of(model, CONVERSATIONS[2]), GenerationConfig(max_new_tokens=6)
     with_lora = next(decode(model, batch, config=config, stop_ids=NEVER)).logits

@@ -166,7 +166,7 @@ def test_a_large_llm_is_not_copied_and_says_the_same(monkeypatch: pytest.MonkeyP
 
 def test_copies_go_with_their_llm() -> None:
     llm = llm_of("llama")
-    copy = weakref.ref(cached_llm(llm, lora=True).layers[0].qkv.copy[0])  # type: ignore[attr-defined]
+    copy = weakref.ref(cached_llm(llm, lora=True).layers[0].qkv.copy)  # type: ignore[attr-defined]
     del llm
     gc.collect()
     assert copy() is None
