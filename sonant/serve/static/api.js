@@ -21,7 +21,7 @@ export class Api {
     this.key = key;
   }
 
-  /** Returns the model that answers, and whether it has a voice. @returns {Promise<{name: string, hasVoice: boolean}>} */
+  /** Returns the model that answers. @returns {Promise<{name: string, hasVoice: boolean}>} */
   async model() {
     const { data } = await (await this.#send("/v1/models")).json();
     if (!data?.length) throw new ApiError("the server has no model", { status: 503 });
@@ -50,11 +50,11 @@ export class Api {
     const response = await this.#send("/v1/chat/completions", { method: "POST", body: JSON.stringify(body), headers, signal });
     for await (const event of events(response.body)) {
       if (event.error) throw new ApiError(event.error.message, { status: 500 });
-      const choice = event.choices?.[0];
-      if (choice?.delta?.content) yield { text: choice.delta.content };
-      if (choice?.delta?.audio?.transcript) yield { said: choice.delta.audio.transcript };
-      if (choice?.delta?.audio?.data) yield { samples: fromPcm16(fromBase64(choice.delta.audio.data)) };
-      if (choice?.finish_reason) yield { finish: choice.finish_reason };
+      const { delta, finish_reason: finish } = event.choices?.[0] ?? {};
+      if (delta?.content) yield { text: delta.content };
+      if (delta?.audio?.transcript) yield { said: delta.audio.transcript };
+      if (delta?.audio?.data) yield { samples: fromPcm16(fromBase64(delta.audio.data)) };
+      if (finish) yield { finish };
       if (event.usage) yield { tokens: event.usage.completion_tokens };
     }
   }

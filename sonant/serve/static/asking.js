@@ -44,7 +44,10 @@ export async function readAnswer({ api, messages, options, since, signal }, answ
         pieces.push(samples);
         soundOf(answer).samples = joined(pieces);
         view.update();
-        voice ??= playing(view, player);
+        if (!voice) {
+          view.clip.shows(true);
+          voice = player.stream(VOICE_RATE, view.clip.told);
+        }
         voice.push(samples);
       }
       if (said) soundOf(answer).transcript = said;
@@ -63,32 +66,26 @@ export async function readAnswer({ api, messages, options, since, signal }, answ
   }
 }
 
-/** Returns the text of an answer, as yet empty if there was none. @param {Message} answer */
+/** @param {Message} answer */
 function textOf(answer) {
-  const found = answer.parts.find((part) => part.type === "text");
-  if (found) return found;
-  /** @type {import("./types.js").TextPart} */
-  const part = { type: "text", text: "" };
-  answer.parts.unshift(part);
-  return part;
+  return partOf(answer, { type: "text", text: "" });
 }
 
-/** Returns the sound of an answer, as yet empty if there was none. @param {Message} answer */
+/** @param {Message} answer */
 function soundOf(answer) {
-  const found = answer.parts.find((part) => part.type === "audio");
-  if (found) return found;
-  /** @type {import("./types.js").AudioPart} */
-  const part = { type: "audio", samples: new Int16Array(0), rate: VOICE_RATE };
-  answer.parts.push(part);
-  return part;
+  return partOf(answer, { type: "audio", samples: new Int16Array(0), rate: VOICE_RATE });
 }
 
-function playing(view, player) {
-  view.clip.shows(true);
-  return player.stream(VOICE_RATE, {
-    onProgress: (seconds) => view.clip.at(seconds),
-    onEnd: () => view.clip.shows(false),
-  });
+/**
+ * Returns the part of an answer that is of the kind of `empty`: that one, if there was none.
+ * @template {import("./types.js").Part} P @param {Message} answer @param {P} empty @returns {P}
+ */
+function partOf({ parts }, empty) {
+  const found = parts.find(({ type }) => type === empty.type);
+  if (found) return /** @type {P} */ (found);
+  if (empty.type === "text") parts.unshift(empty);
+  else parts.push(empty);
+  return empty;
 }
 
 /** Resolves when what was just written is painted: never, while the page is hidden. */

@@ -22,7 +22,7 @@ export class ClipView {
     this.progress = 0;
     this.playing = false;
     this.label = label;
-    this.button = iconButton("play", `Play ${label}`, () => this.toggle(), { className: "icon-button play" });
+    this.button = iconButton("play", `Play ${label}`, () => this.toggle(), "play");
     this.wave = el("canvas", { className: "wave", "aria-hidden": "true" });
     this.track = el(
       "div",
@@ -31,10 +31,10 @@ export class ClipView {
     );
     this.clock = el("span", { className: "clock" });
     this.spectrogram = el("canvas", { className: "spectrogram", role: "img", "aria-label": `Spectrogram of ${label}` });
-    this.picture = el("div", { className: "picture" }, this.spectrogram, el("span", { className: "hz top", "aria-hidden": "true" }, "8k"));
+    this.picture = el("div", { className: "picture" }, this.spectrogram, el("span", { className: "hz", "aria-hidden": "true" }, "8k"));
     this.heard = el("p", { className: "heard" });
     const row = el("div", { className: "row" }, this.button, this.track, this.clock);
-    if (onRemove) row.append(iconButton("close", `Remove ${label}`, onRemove, { className: "icon-button small" }));
+    if (onRemove) row.append(iconButton("close", `Remove ${label}`, onRemove));
     this.element = el("figure", { className: "clip", "aria-label": label }, row, this.picture, this.heard);
     this.refresh();
     new ResizeObserver(() => this.draw()).observe(this.element);
@@ -67,7 +67,7 @@ export class ClipView {
     this.heard.setAttribute("contenteditable", "plaintext-only"); // where that is unknown, it is merely shown
     this.heard.setAttribute("role", "textbox");
     this.heard.setAttribute("aria-label", `Transcript of ${this.label}`);
-    this.heard.onblur = () => this.#correct();
+    this.heard.onblur = () => this.#correct(text);
     this.heard.onkeydown = (event) => {
       event.stopPropagation();
       if (event.key === "Enter" || event.key === "Escape") {
@@ -88,9 +88,8 @@ export class ClipView {
   /** Shows that it plays, or does not. @param {boolean} playing */
   shows(playing) {
     this.playing = playing;
-    setIcon(this.button, playing ? "pause" : "play");
-    this.button.setAttribute("aria-label", `${playing ? "Pause" : "Play"} ${this.label}`);
-    this.button.title = playing ? "Pause" : "Play";
+    const title = playing ? "Pause" : "Play";
+    setIcon(this.button, playing ? "pause" : "play", `${title} ${this.label}`, title);
     if (!playing && (1 - this.progress) * duration(this.part) < END_S) this.at(0);
   }
 
@@ -99,19 +98,21 @@ export class ClipView {
     else this.play(this.progress * duration(this.part));
   }
 
-  /** Plays it. @param {number} from  seconds */
+  /** What a player needs to know while it plays this. */
+  get told() {
+    return { onProgress: (seconds) => this.at(seconds), onEnd: () => this.shows(false) };
+  }
+
+  /** @param {number} from  seconds */
   play(from) {
-    this.player.play(this.part, {
-      from,
-      onProgress: (seconds) => this.at(seconds),
-      onEnd: () => this.shows(false),
-    });
+    this.player.play(this.part, { from, ...this.told });
     this.shows(true);
   }
 
-  #correct() {
+  /** @param {string} before */
+  #correct(before) {
     const text = this.heard.textContent.trim();
-    if (text === (this.part.transcript ?? this.part.heard ?? "")) return;
+    if (text === before) return;
     this.part.transcript = text || undefined;
     this.onTranscript(text);
     this.showHeard();
@@ -136,12 +137,8 @@ export class ClipView {
     const step = { ArrowRight: STEP_S, ArrowLeft: -STEP_S, Home: -Infinity, End: Infinity }[event.key];
     if (!step) return;
     event.preventDefault();
-    this.#move(this.progress * duration(this.part) + step);
-  }
-
-  /** @param {number} seconds */
-  #move(seconds) {
-    const place = Math.max(0, Math.min(duration(this.part), seconds));
+    const whole = duration(this.part);
+    const place = Math.max(0, Math.min(whole, this.progress * whole + step));
     if (this.playing) this.play(place);
     else this.at(place);
   }

@@ -40,7 +40,7 @@ export class Composer {
     });
     this.input.addEventListener("input", () => this.#fit());
     this.input.addEventListener("keydown", (event) => this.#key(event));
-    byId("attach").addEventListener("click", () => byId("file").click());
+    byId("attach").onclick = () => byId("file").click();
     byId("file").addEventListener("change", ({ target }) => {
       told.onFiles([...target.files]);
       target.value = "";
@@ -67,7 +67,6 @@ export class Composer {
     this.told.onSend(parts, since);
   }
 
-  /** Forgets what was being put together. */
   clear() {
     this.parts = [];
     this.input.value = "";
@@ -77,10 +76,8 @@ export class Composer {
   /** Shows that an answer comes, and that sending stops it. @param {boolean} answering */
   setAnswering(answering) {
     this.answering = answering;
-    setIcon(this.send, answering ? "stop" : "send");
-    this.send.setAttribute("aria-label", answering ? "Stop the answer" : "Send");
-    this.send.title = answering ? "Stop (Esc)" : "Send (Enter)";
-    this.send.classList.toggle("stop", answering);
+    if (answering) setIcon(this.send, "stop", "Stop the answer", "Stop (Esc)");
+    else setIcon(this.send, "send", "Send", "Send (Enter)");
     this.#fit();
   }
 
@@ -93,8 +90,8 @@ export class Composer {
     this.input.hidden = state !== "idle";
     byId("hint").textContent = HINTS[state] ?? "";
     byId("clock").textContent = "";
-    byId("hands-free").setAttribute("aria-pressed", String(talking.handsFree));
-    byId("talk").setAttribute("aria-pressed", String(talking.isRecording));
+    byId("hands-free").setAttribute("aria-pressed", talking.handsFree);
+    byId("talk").setAttribute("aria-pressed", talking.isRecording);
     if (state === "idle") return void this.#fit();
     const draw = () => {
       drawLevels(byId("levels"), talking.levels);
@@ -134,7 +131,7 @@ export class Composer {
       this.#fit();
     };
     const text = el("button", { type: "button", className: "written", title: "Edit", onclick: edit }, part.text);
-    return el("li", { className: "chip" }, text, iconButton("close", "Remove this text", onRemove, { className: "icon-button small" }));
+    return el("li", { className: "chip" }, text, iconButton("close", "Remove this text", onRemove));
   }
 
   /** @param {KeyboardEvent} event */

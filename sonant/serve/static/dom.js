@@ -7,18 +7,18 @@ const SVG = "http://www.w3.org/2000/svg";
  * @template {keyof HTMLElementTagNameMap} K
  * @param {K} tag
  * @param {Record<string, any>} [props]
- * @param {...(Node | string | null | undefined)} children
+ * @param {...(Node | string)} children
  * @returns {HTMLElementTagNameMap[K]}
  */
 export function el(tag, props = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(props)) {
-    if (value === undefined || value === null) continue;
+    if (value == null) continue;
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
     else if (name in element && !name.includes("-")) element[name] = value;
-    else element.setAttribute(name, String(value));
+    else element.setAttribute(name, value);
   }
-  element.append(...children.filter((child) => child !== null && child !== undefined));
+  element.append(...children);
   return element;
 }
 
@@ -33,17 +33,19 @@ export function icon(name) {
   return svg;
 }
 
-/** Shows another icon in a button. @param {Element} button @param {string} name */
-export function setIcon(button, name) {
+/** Gives a button another icon and what it is called. @param {Element} button @param {string} name @param {string} label @param {string} title */
+export function setIcon(button, name, label, title) {
   button.querySelector("use").setAttribute("href", `#i-${name}`);
+  button.setAttribute("aria-label", label);
+  button.title = title;
 }
 
 /** Returns a round button that shows an icon and is called `label`. @param {string} name @param {string} label */
-export function iconButton(name, label, onclick, props = {}) {
-  return el("button", { type: "button", className: "icon-button", "aria-label": label, title: label, onclick, ...props }, icon(name));
+export function iconButton(name, label, onclick, kind = "small") {
+  return el("button", { type: "button", className: `icon-button ${kind}`, "aria-label": label, title: label, onclick }, icon(name));
 }
 
-/** Returns the element with that id. @param {string} id @returns {any} */
+/** @param {string} id @returns {any} */
 export function byId(id) {
   return document.getElementById(id);
 }
@@ -58,7 +60,7 @@ export function toast(text, action) {
       note.remove();
       action.act();
     };
-    note.append(el("button", { type: "button", className: "link", onclick: act }, action.label));
+    note.append(el("button", { className: "link", onclick: act }, action.label));
   }
   byId("toasts").append(note);
 }

@@ -48,13 +48,12 @@ const sidebar = new Sidebar({
   onImport: read,
 });
 const settingsView = new SettingsView(settings, () => {
-  const { key } = settings;
   saveSettings(settings);
   if (!hasBegun(current)) current.messages = fresh().messages;
   thread.redraw();
-  if (!model && key) connect();
+  if (!model && settings.key) connect();
 });
-const talking = new Talking(new Microphone(() => {}), {
+const talking = new Talking(new Microphone(), {
   onState: () => composer.showTalking(talking),
   onBegin: () => {
     player.wake();
@@ -192,7 +191,6 @@ async function again() {
   answered = answer(current, performance.now());
 }
 
-/** Stops the answer, or its sound. */
 function stop() {
   asking?.abort();
   player.stop();
@@ -216,7 +214,7 @@ async function list() {
   sidebar.show(await store.titles(), current.id);
 }
 
-/** Shows a conversation. @param {Conversation} conversation */
+/** @param {Conversation} conversation */
 async function show(conversation) {
   stop();
   current = conversation;
@@ -230,7 +228,7 @@ async function show(conversation) {
 
 /** Returns a conversation as it is now. @param {string} id @returns {Promise<Conversation | undefined>} */
 async function find(id) {
-  return live.get(id)?.deref() ?? store.get(id);
+  return id === current.id ? current : (live.get(id)?.deref() ?? store.get(id));
 }
 
 /** @param {string} id */
@@ -241,7 +239,7 @@ async function open(id) {
 
 /** @param {string} id @param {string} title */
 async function rename(id, title) {
-  const found = id === current.id ? current : await find(id);
+  const found = await find(id);
   Object.assign(found, { title, named: true });
   await store.save(found);
   await list();
@@ -280,7 +278,7 @@ async function read(file) {
   try {
     const found = await fromManifest(await file.text());
     for (const conversation of found) {
-      if (!conversation.title) Object.assign(conversation, { named: false });
+      if (!conversation.title) conversation.named = false;
       entitle(conversation);
       await store.save(conversation);
     }
@@ -291,7 +289,7 @@ async function read(file) {
   }
 }
 
-/** Adds recordings to the question. @param {File[]} files */
+/** @param {File[]} files */
 async function addFiles(files) {
   for (const file of files) {
     if (/\.jsonl?$/i.test(file.name)) {
@@ -313,6 +311,7 @@ function isTyping(target) {
 
 function listen() {
   const talk = byId("talk");
+  const { classList } = document.body;
   talk.addEventListener("pointerdown", (event) => {
     if (event.button !== 0) return;
     talk.setPointerCapture(event.pointerId);
@@ -327,12 +326,12 @@ function listen() {
   talk.addEventListener("pointercancel", () => talking.cancel());
   talk.addEventListener("click", (event) => event.detail === 0 && talking.tap());
   talk.addEventListener("contextmenu", (event) => event.preventDefault());
-  byId("hands-free").addEventListener("click", () => talking.setHandsFree(!talking.handsFree));
-  byId("discard").addEventListener("click", () => talking.cancel());
-  byId("pictures").addEventListener("click", ({ currentTarget }) => {
-    currentTarget.setAttribute("aria-pressed", String(document.body.classList.toggle("pictures")));
+  byId("hands-free").onclick = () => talking.setHandsFree(!talking.handsFree);
+  byId("discard").onclick = () => talking.cancel();
+  byId("pictures").onclick = () => {
+    byId("pictures").setAttribute("aria-pressed", classList.toggle("pictures"));
     thread.redraw();
-  });
+  };
   document.addEventListener("keydown", onKeyDown);
   document.addEventListener("keyup", (event) => {
     if (event.code !== "Space") return;
@@ -342,12 +341,12 @@ function listen() {
   window.addEventListener("blur", () => talking.state === "held" && talking.cancel()); // its end might not be seen
   document.addEventListener("dragover", (event) => {
     event.preventDefault();
-    document.body.classList.add("dropping");
+    classList.add("dropping");
   });
-  document.addEventListener("dragleave", (event) => event.relatedTarget || document.body.classList.remove("dropping"));
+  document.addEventListener("dragleave", (event) => event.relatedTarget || classList.remove("dropping"));
   document.addEventListener("drop", (event) => {
     event.preventDefault();
-    document.body.classList.remove("dropping");
+    classList.remove("dropping");
     addFiles([...event.dataTransfer.files]);
   });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => thread.redraw());

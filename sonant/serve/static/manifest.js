@@ -67,8 +67,8 @@ export function toLine(conversation) {
 /** @param {Part} part */
 function linePart(part) {
   if (part.type === "text") return { type: "text", text: part.text, ...part.extra };
-  const known = { transcript: part.transcript, machine_transcript: part.heard, name: part.name };
-  return { type: "audio", data: toBase64(encodeWav(part)), ...part.extra, ...JSON.parse(JSON.stringify(known)) };
+  const { transcript, heard, name, extra } = part;
+  return { type: "audio", data: toBase64(encodeWav(part)), ...extra, transcript, machine_transcript: heard, name };
 }
 
 /**

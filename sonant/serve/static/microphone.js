@@ -5,14 +5,19 @@ import { decodeSound, joined, toInt16 } from "./wav.js";
 const RATE = 16000;
 const KEPT_OPEN_MS = 20000; // after a recording: the next one misses no syllable, the light goes out soon
 const KEPT_S = 0.5; // of what was before a recording; how much of it belongs to one, its caller says
+const REASONS = {
+  NotAllowedError: "The microphone is blocked. Allow it beside the address, then try again.",
+  NotFoundError: "No microphone was found. Plug one in, or drop a recording here.",
+  NotReadableError: "Another program holds the microphone. Close it and try again.",
+};
 
 /** Why there is no sound. */
 export class MicrophoneError extends Error {}
 
 export class Microphone {
-  /** @param {(block: Float32Array, rate: number) => void} onBlock  hears all while it is open, recording or not */
-  constructor(onBlock) {
-    this.onBlock = onBlock;
+  constructor() {
+    /** @type {(block: Float32Array, rate: number) => void} hears all while it is open, recording or not */
+    this.onBlock = () => {};
     /** @type {{stream: MediaStream, context?: AudioContext, rate: number, cancelEcho: boolean} | null} */
     this.open_ = null;
     /** @type {Float32Array[] | null} */
@@ -63,7 +68,7 @@ export class Microphone {
    */
   async open({ cancelEcho = false } = {}) {
     clearTimeout(this.closing);
-    if (this.open_ && this.open_.cancelEcho === cancelEcho && this.open_.stream.active) return;
+    if (this.open_?.cancelEcho === cancelEcho && this.open_.stream.active) return;
     this.close();
     const { turn } = this;
     if (!navigator.mediaDevices?.getUserMedia) {
@@ -93,7 +98,6 @@ export class Microphone {
     return Boolean(this.open_?.context);
   }
 
-  /** Lets go of the microphone. */
   close() {
     clearTimeout(this.closing);
     this.turn += 1;
@@ -105,14 +109,14 @@ export class Microphone {
 
   /** Returns what hands its sound over, and at which rate. @param {MediaStream} stream */
   async #connect(stream) {
-    let context = new AudioContext({ sampleRate: RATE, latencyHint: "interactive" });
+    let context = new AudioContext({ sampleRate: RATE });
     let source;
     try {
       source = context.createMediaStreamSource(stream);
     } catch {
       // Firefox does not resample a microphone: its own rate it is, and the server resamples.
       await context.close();
-      context = new AudioContext({ latencyHint: "interactive" });
+      context = new AudioContext();
       source = context.createMediaStreamSource(stream);
     }
     try {
@@ -130,7 +134,7 @@ export class Microphone {
 
   /** @param {Float32Array} block @param {number} rate */
   #take(block, rate) {
-    if (this.recording) this.recording.push(block);
+    this.recording?.push(block);
     this.before.push(block);
     while (this.before.length * block.length > KEPT_S * rate) this.before.shift();
     this.onBlock(block, rate);
@@ -164,9 +168,6 @@ function release({ stream, context }) {
 }
 
 /** @param {DOMException} error */
-function reason(error) {
-  if (error.name === "NotAllowedError") return "The microphone is blocked. Allow it beside the address, then try again.";
-  if (error.name === "NotFoundError") return "No microphone was found. Plug one in, or drop a recording here.";
-  if (error.name === "NotReadableError") return "Another program holds the microphone. Close it and try again.";
-  return `The microphone cannot be opened: ${error.message}`;
+function reason({ name, message }) {
+  return REASONS[name] ?? `The microphone cannot be opened: ${message}`;
 }

@@ -22,6 +22,14 @@ function prepared(canvas) {
   return { context, width, height, colour: (name) => getComputedStyle(canvas).getPropertyValue(name).trim() };
 }
 
+/** Fills a bar for a level of 0 to 1, in the middle of the height. */
+function fillBar(context, left, height, level) {
+  const tall = Math.max(BAR, Math.sqrt(level) * height);
+  context.beginPath();
+  context.roundRect(left, (height - tall) / 2, BAR, tall, BAR / 2);
+  context.fill();
+}
+
 /**
  * Draws a waveform; what has been played, up to `progress` of 0 to 1, in the accent.
  * @param {HTMLCanvasElement} canvas
@@ -31,16 +39,13 @@ function prepared(canvas) {
 export function drawWave(canvas, peaks, progress = 0) {
   const { context, width, height, colour } = prepared(canvas);
   const count = Math.floor(width / (2 * BAR));
-  const played = colour("--wave-played");
+  const played = colour("--accent");
   const ahead = colour("--wave");
   for (let bar = 0; bar < count; bar++) {
     const first = Math.floor((bar * peaks.length) / count);
     const end = Math.max(first + 1, Math.floor(((bar + 1) * peaks.length) / count));
-    const tall = Math.max(BAR, Math.sqrt(Math.max(...peaks.subarray(first, end))) * height);
     context.fillStyle = bar / count < progress ? played : ahead;
-    context.beginPath();
-    context.roundRect(bar * 2 * BAR, (height - tall) / 2, BAR, tall, BAR / 2);
-    context.fill();
+    fillBar(context, bar * 2 * BAR, height, Math.max(...peaks.subarray(first, end)));
   }
 }
 
@@ -52,13 +57,9 @@ export function drawWave(canvas, peaks, progress = 0) {
 export function drawLevels(canvas, levels) {
   const { context, width, height, colour } = prepared(canvas);
   const count = Math.floor(width / (2 * BAR));
-  context.fillStyle = colour("--wave-live");
+  context.fillStyle = colour("--accent");
   for (let bar = 0; bar < count; bar++) {
-    const level = levels[levels.length - 1 - bar] ?? 0;
-    const tall = Math.max(BAR, Math.sqrt(level) * height);
-    context.beginPath();
-    context.roundRect(width - (bar + 1) * 2 * BAR, (height - tall) / 2, BAR, tall, BAR / 2);
-    context.fill();
+    fillBar(context, width - (bar + 1) * 2 * BAR, height, levels.at(-1 - bar) ?? 0);
   }
 }
 
@@ -85,7 +86,7 @@ export function drawSpectrogram(canvas, sound) {
   const { context, width, height, colour } = prepared(canvas);
   const columns = Math.max(1, Math.min(600, Math.round(width)));
   const levels = melLevels(sound, columns);
-  const top = Math.max(FAINTEST_DB, levels.reduce((most, level) => Math.max(most, level), -200));
+  const top = levels.reduce((most, level) => Math.max(most, level), FAINTEST_DB);
   const ramp = ramped(["--spectrum-0", "--spectrum-1", "--spectrum-2", "--spectrum-3"].map((name) => rgb(colour(name))));
   const image = new ImageData(columns, MELS);
   levels.forEach((level, i) => {

@@ -2,6 +2,8 @@
 
 const HEAD_START_S = 0.06; // between the first piece and its sound, so that the second is there in time
 
+/** @typedef {{from?: number, onProgress?: (seconds: number) => void, onEnd?: () => void}} Told */
+
 export class Player {
   constructor() {
     /** @type {AudioContext | null} */
@@ -15,7 +17,6 @@ export class Player {
     if (this.context.state === "suspended") this.context.resume();
   }
 
-  /** Ends whatever plays. */
   stop() {
     const { now } = this;
     this.now = null;
@@ -28,7 +29,7 @@ export class Player {
   /**
    * Plays a clip.
    * @param {import("./types.js").Sound} sound
-   * @param {{from?: number, onProgress?: (seconds: number) => void, onEnd?: () => void}} [options]
+   * @param {Told} [options]
    */
   play(sound, { from = 0, ...told } = {}) {
     const first = Math.min(sound.samples.length - 1, Math.round(from * sound.rate));
@@ -40,7 +41,7 @@ export class Player {
   /**
    * Returns what plays pieces one behind the other, as they come.
    * @param {number} rate
-   * @param {{from?: number, onProgress?: (seconds: number) => void, onEnd?: () => void}} [options]
+   * @param {Told} [options]
    */
   stream(rate, { from = 0, onProgress = () => {}, onEnd = () => {} } = {}) {
     this.wake();
@@ -56,7 +57,7 @@ export class Player {
       if (at) onProgress(at.offset + Math.min(at.seconds, context.currentTime - at.starts));
       now.frame = requestAnimationFrame(tick);
     };
-    now.frame = requestAnimationFrame(tick);
+    tick();
     let offset = from;
     return {
       /** @param {Int16Array} samples */
@@ -66,7 +67,7 @@ export class Player {
         buffer.copyToChannel(Float32Array.from(samples, (sample) => sample / 32768), 0);
         const source = new AudioBufferSourceNode(context, { buffer });
         source.connect(context.destination);
-        const starts = Math.max(now.next, context.currentTime + (now.next > context.currentTime ? 0 : HEAD_START_S));
+        const starts = now.next > context.currentTime ? now.next : context.currentTime + HEAD_START_S;
         source.onended = () => {
           now.sources.delete(source);
           endIfDone();

@@ -5,14 +5,14 @@ import { byId } from "./dom.js";
 /** @typedef {import("./types.js").Settings} Settings */
 
 export class SettingsView {
-  /** @param {Settings} settings @param {(settings: Settings) => void} onChange */
+  /** @param {Settings} settings @param {() => void} onChange */
   constructor(settings, onChange) {
     this.settings = settings;
     this.onChange = onChange;
     this.dialog = byId("settings");
-    byId("open-settings").addEventListener("click", () => this.open());
-    byId("theme").addEventListener("click", () => this.#nextTheme());
-    byId("speak").addEventListener("click", () => this.#set({ speak: !this.settings.speak }));
+    byId("open-settings").onclick = () => this.open();
+    byId("theme").onclick = () => this.#nextTheme();
+    byId("speak").onclick = () => this.#set({ speak: !this.settings.speak });
     this.dialog.addEventListener("close", () => this.#read());
     this.dialog.addEventListener("click", (event) => event.target === this.dialog && this.dialog.close());
     this.#show();
@@ -60,11 +60,11 @@ export class SettingsView {
   #set(changed) {
     Object.assign(this.settings, changed);
     this.#show();
-    this.onChange(this.settings);
+    this.onChange();
   }
 
   #show() {
     document.dispatchEvent(new CustomEvent("theme", { detail: this.settings.theme }));
-    byId("speak").setAttribute("aria-pressed", String(this.settings.speak));
+    byId("speak").setAttribute("aria-pressed", this.settings.speak);
   }
 }

@@ -17,13 +17,12 @@ export class Sidebar {
   constructor(told) {
     this.told = told;
     this.renaming = false;
-    this.element = byId("sidebar");
     this.list = byId("conversations");
-    byId("new").addEventListener("click", () => this.#and(told.onNew));
-    byId("menu").addEventListener("click", () => this.toggle());
-    byId("veil").addEventListener("click", () => this.toggle(false));
-    byId("export-all").addEventListener("click", () => told.onExport(null));
-    byId("import").addEventListener("click", () => byId("manifest").click());
+    byId("new").onclick = () => this.#and(told.onNew);
+    byId("menu").onclick = () => this.toggle();
+    byId("veil").onclick = () => this.toggle(false);
+    byId("export-all").onclick = () => told.onExport(null);
+    byId("import").onclick = () => byId("manifest").click();
     byId("manifest").addEventListener("change", ({ target }) => {
       for (const file of target.files) told.onImport(file);
       target.value = "";
@@ -34,7 +33,7 @@ export class Sidebar {
   toggle(wanted) {
     const open = wanted ?? document.body.dataset.sidebar !== "open";
     document.body.dataset.sidebar = open ? "open" : "closed";
-    byId("menu").setAttribute("aria-expanded", String(open));
+    byId("menu").setAttribute("aria-expanded", open);
   }
 
   /** Lists conversations. @param {Title[]} conversations @param {string} current */
@@ -47,24 +46,22 @@ export class Sidebar {
 
   /** @param {Title} conversation @param {boolean} isCurrent */
   #item({ id, title }, isCurrent) {
-    const name = el("button", { type: "button", className: "name", onclick: () => this.#and(() => this.told.onOpen(id)) }, title);
-    if (isCurrent) name.setAttribute("aria-current", "true");
-    name.addEventListener("dblclick", () => this.#rename(item, id, title));
-    const small = { className: "icon-button small" };
+    const onclick = () => this.#and(() => this.told.onOpen(id));
+    const rename = () => this.#rename(item, id, title);
     const item = el(
       "li",
       {},
-      name,
-      iconButton("rename", `Rename ${title}`, () => this.#rename(item, id, title), small),
-      iconButton("save", `Save ${title} as a manifest line`, () => this.told.onExport(id), small),
-      iconButton("delete", `Delete ${title}`, () => this.told.onDelete(id), small),
+      el("button", { className: "name", "aria-current": isCurrent || null, onclick, ondblclick: rename }, title),
+      iconButton("rename", `Rename ${title}`, rename),
+      iconButton("save", `Save ${title} as a manifest line`, () => this.told.onExport(id)),
+      iconButton("delete", `Delete ${title}`, () => this.told.onDelete(id)),
     );
     return item;
   }
 
   /** @param {HTMLElement} item @param {string} id @param {string} title */
   #rename(item, id, title) {
-    const input = el("input", { type: "text", value: title, className: "name", "aria-label": "Name of the conversation", maxLength: 120 });
+    const input = el("input", { value: title, className: "name", "aria-label": "Name of the conversation", maxLength: 120 });
     this.renaming = true;
     const end = (kept) => {
       if (!this.renaming) return;

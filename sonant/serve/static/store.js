@@ -15,41 +15,37 @@ export function newId() {
   return [...crypto.getRandomValues(new Uint8Array(12))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
+/** Returns what `use` does; undefined in a browser that keeps nothing: settings hold until the page is left. */
+function tried(use) {
+  try {
+    return use();
+  } catch {
+    return undefined;
+  }
+}
+
 /** Returns the settings, what was never set at its default. @returns {Settings} */
 export function loadSettings() {
-  try {
-    return { ...DEFAULTS, ...JSON.parse(localStorage.getItem(SETTINGS) ?? "{}"), key: sessionStorage.getItem(KEY) ?? "" };
-  } catch {
-    return { ...DEFAULTS };
-  }
+  const kept = tried(() => ({ ...JSON.parse(localStorage.getItem(SETTINGS) ?? "{}"), key: sessionStorage.getItem(KEY) ?? "" }));
+  return { ...DEFAULTS, ...kept };
 }
 
 /** Keeps the settings; the key until this tab is closed. @param {Settings} settings */
 export function saveSettings({ key, ...settings }) {
-  try {
+  tried(() => {
     localStorage.setItem(SETTINGS, JSON.stringify(settings));
     sessionStorage.setItem(KEY, key);
-  } catch {
-    // A browser that keeps nothing: the settings hold until the page is left.
-  }
+  });
 }
 
 /** Returns which conversation was open last in this tab, "" if none was. */
 export function lastOpen() {
-  try {
-    return sessionStorage.getItem(OPEN) ?? "";
-  } catch {
-    return "";
-  }
+  return tried(() => sessionStorage.getItem(OPEN)) ?? "";
 }
 
 /** Remembers which conversation is open in this tab. @param {string} id */
 export function rememberOpen(id) {
-  try {
-    sessionStorage.setItem(OPEN, id);
-  } catch {
-    // As `saveSettings`.
-  }
+  tried(() => sessionStorage.setItem(OPEN, id));
 }
 
 /** Conversations, kept in the browser; in memory alone where the browser keeps nothing. Titles are read without clips. */
@@ -61,7 +57,7 @@ export class Store {
     this.memory = new Map();
   }
 
-  /** Returns the store. @returns {Promise<Store>} */
+  /** @returns {Promise<Store>} */
   static async open() {
     try {
       const request = indexedDB.open("sonant", 1);
@@ -83,12 +79,12 @@ export class Store {
     return found.sort((a, b) => b.updatedAt - a.updatedAt);
   }
 
-  /** Returns a conversation, undefined if there is none of that id. @param {string} id @returns {Promise<Conversation | undefined>} */
+  /** @param {string} id @returns {Promise<Conversation | undefined>} */
   async get(id) {
     return this.database ? done(this.#table("conversations").get(id)) : this.memory.get(id);
   }
 
-  /** Keeps a conversation as it is now. @param {Conversation} conversation */
+  /** @param {Conversation} conversation */
   async save(conversation) {
     const { id, title, updatedAt } = conversation;
     if (!this.database) return void this.memory.set(id, conversation);
@@ -98,7 +94,7 @@ export class Store {
     await kept(change); // a full disk is told when all is over, not by what was put
   }
 
-  /** Forgets a conversation. @param {string} id */
+  /** @param {string} id */
   async delete(id) {
     if (!this.database) return void this.memory.delete(id);
     const change = this.database.transaction(TABLES, "readwrite");

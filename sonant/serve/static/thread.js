@@ -6,6 +6,7 @@ import { el, icon, iconButton, toast } from "./dom.js";
 /** @typedef {import("./types.js").Message} Message @typedef {import("./types.js").AudioPart} AudioPart */
 
 const NEAR_PX = 40; // a reader so near to the end wants to see what comes
+const MARKS = { stopped: "stopped before its end", length: "cut off: the longest answer is reached" };
 
 export class Thread {
   /**
@@ -29,17 +30,13 @@ export class Thread {
 
   /** Shows messages in place of what was there. @param {Message[]} messages */
   show(messages) {
-    this.clear();
+    this.element.replaceChildren();
+    this.clips.clear();
     for (const message of messages) this.add(message);
     this.toEnd();
   }
 
-  clear() {
-    this.element.replaceChildren();
-    this.clips.clear();
-  }
-
-  /** Adds a message. @param {Message} message */
+  /** @param {Message} message */
   add(message) {
     if (message.role === "assistant") new AnswerView(this, message).finish();
     else this.element.append(this.#question(message));
@@ -57,7 +54,7 @@ export class Thread {
 
   /** Offers to ask again, where an answer is missing. @param {string} why */
   offer(why) {
-    const again = el("button", { type: "button", className: "button", onclick: () => this.told.onAgain() }, icon("again"), "Ask again");
+    const again = el("button", { className: "button", onclick: () => this.told.onAgain() }, icon("again"), "Ask again");
     this.element.append(el("div", { className: "notice", role: "alert" }, el("p", {}, why), again));
     this.follow();
   }
@@ -98,7 +95,7 @@ export class Thread {
 }
 
 /** An answer, from its first letter to its timings. */
-export class AnswerView {
+class AnswerView {
   /** @param {Thread} thread @param {Message} message */
   constructor(thread, message) {
     this.thread = thread;
@@ -135,32 +132,28 @@ export class AnswerView {
     this.thread.element.removeAttribute("aria-busy");
     this.update();
     if (!this.text.textContent) this.text.replaceWith(el("p", { className: "text empty" }, "No words came."));
-    this.foot.replaceChildren(...figures(message), el("span", { className: "space" }), this.#copy(), this.#again());
-    this.thread.follow();
-  }
-
-  #copy() {
     const copy = () => navigator.clipboard?.writeText(this.text.textContent).then(() => toast("Copied."));
-    return iconButton("copy", "Copy the answer", copy, { className: "icon-button small" });
-  }
-
-  #again() {
-    return iconButton("again", "Ask again", () => this.thread.told.onAgain(), { className: "icon-button small again" });
+    this.foot.replaceChildren(
+      ...figures(message),
+      el("span", { className: "space" }),
+      iconButton("copy", "Copy the answer", copy),
+      iconButton("again", "Ask again", () => this.thread.told.onAgain(), "small again"),
+    );
+    this.thread.follow();
   }
 }
 
 /** Returns what there is to say about how an answer came. @param {Message} message */
 function figures({ timings, finish }) {
-  const { firstWordMs, firstSoundMs, wholeMs, realTimeFactor, tokens } = timings ?? { wholeMs: 0 };
+  const { firstWordMs, firstSoundMs, wholeMs, realTimeFactor, tokens } = timings ?? {};
   const shown = [
-    figure("first word", firstWordMs && took(firstWordMs), "From the end of the question to the first word on the screen"),
-    figure("first sound", firstSoundMs && took(firstSoundMs), "From the end of the question to the first sound"),
-    figure("whole", wholeMs && took(wholeMs), "From the end of the question to the end of the answer"),
+    figure("first word", took(firstWordMs), "From the end of the question to the first word on the screen"),
+    figure("first sound", took(firstSoundMs), "From the end of the question to the first sound"),
+    figure("whole", took(wholeMs), "From the end of the question to the end of the answer"),
     figure("real-time factor", realTimeFactor?.toFixed(2), "Seconds of work for a second of speech: below 1 is faster than speech"),
     figure("tokens", tokens, "Written by the model"),
   ];
-  if (finish === "stopped") shown.push(el("span", { className: "mark" }, "stopped before its end"));
-  if (finish === "length") shown.push(el("span", { className: "mark" }, "cut off: the longest answer is reached"));
+  if (finish in MARKS) shown.push(el("span", { className: "mark" }, MARKS[finish]));
   return shown.filter(Boolean);
 }
 
@@ -169,7 +162,8 @@ function figure(label, value, meaning) {
   return value ? el("span", { title: meaning }, `${label} `, el("b", {}, String(value))) : null;
 }
 
-/** Returns a span of time as it is read: 84 ms, 1.2 s. @param {number} ms */
+/** Returns a span of time as it is read: 84 ms, 1.2 s. @param {number} [ms] */
 function took(ms) {
+  if (!ms) return "";
   return ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(1)} s`;
 }

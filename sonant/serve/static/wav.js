@@ -96,14 +96,14 @@ export function joined(pieces) {
   return whole;
 }
 
-/** Returns bytes as base64. @param {Uint8Array} bytes */
+/** @param {Uint8Array} bytes */
 export function toBase64(bytes) {
   let binary = "";
   for (let at = 0; at < bytes.length; at += 0x8000) binary += String.fromCharCode(...bytes.subarray(at, at + 0x8000));
   return btoa(binary);
 }
 
-/** Returns the bytes that base64 stands for. @param {string} text @throws {DOMException} if it is none */
+/** @param {string} text @throws {DOMException} if it is none */
 export function fromBase64(text) {
   return Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 }
