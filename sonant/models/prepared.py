@@ -41,7 +41,7 @@ def prepared_linear(weight: Tensor, bias: Tensor | None = None) -> Linear:
     least_rows = _LEAST / weight.numel()
 
     def linear(x: Tensor) -> Tensor:
-        if x.numel() < least_rows * x.shape[-1]:
+        if x.numel() < least_rows * x.shape[-1] or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
             return plain(x)
         found: Tensor = multiply(x, laid_out, bias, "none", [], "")
         return found
@@ -66,7 +66,7 @@ def prepared_linears(*modules: nn.Module) -> Iterator[bool]:
         yield able
     finally:
         for each in prepared:
-            del vars(each)["forward"]
+            vars(each).pop("forward", None)  # another thread that answered meanwhile may have been the first
 
 
 def _is_known(weight: Tensor) -> bool:

@@ -1,5 +1,8 @@
 """Linear layers whose weights are laid out before give what torch's give, and are themselves again afterwards."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -55,6 +58,35 @@ def test_another_precision_is_left_to_torch(dtype: torch.dtype) -> None:
     with prepared_linears(layers) as able:
         assert not able
         assert torch.equal(layers(x), expected)
+
+
+@pytest.mark.usefixtures("always")
+@torch.no_grad()
+def test_under_autocast_a_layer_does_what_torch_does_there() -> None:
+    layers, x = two_layers(), random(3, 24)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = layers(x)
+        with prepared_linears(layers):
+            assert torch.equal(layers(x), expected)
+
+
+@pytest.mark.usefixtures("always")
+@torch.no_grad()
+def test_two_threads_may_answer_by_one_model_at_a_time() -> None:
+    layers, x = two_layers(), random(3, 24)
+    expected, both = layers(x), threading.Barrier(2)
+
+    def answer(_: int) -> Tensor:
+        for _ in range(200):
+            both.wait(10)
+            with prepared_linears(layers):
+                found: Tensor = layers(x)
+        return found
+
+    with ThreadPoolExecutor(2) as pool:
+        for found in pool.map(answer, range(2)):
+            torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert not any("forward" in vars(layer) for layer in layers)
 
 
 @pytest.mark.usefixtures("always")
