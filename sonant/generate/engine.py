@@ -310,16 +310,23 @@ def decode(
         yield from running.leap()
 
 
+def asked_at_once(
+    model: SpeechLM, batch: Batch, *, config: GenerationConfig, stop_ids: frozenset[int], lora: bool = True
+) -> tuple[RunningBatch, list[Row]]:
+    """Returns prompts that have been read, by weights laid out before (`sonant.models.prepared`), and their rows."""
+    running = RunningBatch(model, stop_ids=stop_ids, lora=lora, prepared=True)
+    with prepared_linears(*model.beside_llm) as prepared:
+        # What has many positions and is not laid out before pays for faster kernels; see `_next_logits`.
+        kernels: Matmul = "highest" if prepared and running.reads_copies else "auto"
+        with fast_matmul(kernels, device=batch.token_ids.device):
+            return running, running.join(batch, [config] * batch.num_rows)
+
+
 def generate(
     model: SpeechLM, batch: Batch, *, config: GenerationConfig, stop_ids: frozenset[int], lora: bool = True
 ) -> list[list[int]]:
     """Returns what each row of the batch says: a list of token ids, the stop token included if it was reached."""
-    running = RunningBatch(model, stop_ids=stop_ids, lora=lora, prepared=True)
-    with prepared_linears(model.encoders, model.adapter) as prepared:
-        # What has many positions and is not laid out before pays for faster kernels; see `_next_logits`.
-        kernels: Matmul = "highest" if prepared and running.reads_copies else "auto"
-        with fast_matmul(kernels, device=batch.token_ids.device):
-            rows = running.join(batch, [config] * batch.num_rows)
+    running, rows = asked_at_once(model, batch, config=config, stop_ids=stop_ids, lora=lora)
     while running.rows:
         running.leap()
     return [row.drawing.said for row in rows]

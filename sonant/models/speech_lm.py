@@ -96,6 +96,11 @@ class SpeechLM(nn.Module):
         return cast("list[SpeechEncoder]", list(self.encoders))
 
     @property
+    def beside_llm(self) -> list[nn.Module]:
+        """Everything but the LLM."""
+        return [part for name, part in self.named_children() if name != "llm"]
+
+    @property
     def feature_specs(self) -> tuple[FeatureSpec, ...]:
         """The features a batch must hold, without repetition."""
         return self.specs_given(())

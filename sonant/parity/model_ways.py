@@ -16,7 +16,7 @@ from sonant.data.frame_cache import FrameCache, write_frame_cache
 from sonant.errors import ModelError
 from sonant.generate.assistant import Assistant
 from sonant.generate.encode import clip_encoder
-from sonant.generate.engine import RunningBatch, Step
+from sonant.generate.engine import RunningBatch, Step, asked_at_once
 from sonant.models.checkpoint import load_speech_lm
 from sonant.models.lora import lora_layers, merge_lora
 from sonant.models.packing import reads_packs
@@ -43,6 +43,19 @@ def joining(subject: Subject) -> Roads:
         while waiting or running.rows:
             if waiting:
                 running.join(waiting.pop(0), [subject.config])
+            yield running.step()
+
+    return Roads(subject.reference, gathered(steps(), num_rows=len(subject.questions)))
+
+
+def evaluated(subject: Subject) -> Roads:
+    """All questions as evaluations ask them: in one batch, on a CPU by weights that were laid out before."""
+    assistant = subject.assistant
+    batch = collate([assistant.example(question) for question in subject.questions]).to(assistant.device)
+    running, _ = asked_at_once(assistant.model, batch, config=subject.config, stop_ids=assistant.tokenizer.stop_ids)
+
+    def steps() -> Iterator[Step]:
+        while running.rows:
             yield running.step()
 
     return Roads(subject.reference, gathered(steps(), num_rows=len(subject.questions)))
@@ -136,6 +149,7 @@ def spoken(subject: Subject) -> Roads:
 MODEL_WAYS = (
     Way("batched", "all questions in one batch = each alone", batched),
     Way("joining", "rows that join and leave a running batch = each alone", joining),
+    Way("evaluated", "all questions in one batch, weights laid out before = each alone", evaluated),
     Way("one pass", "question and answer read at once = decoded from a cache of keys and values", one_pass),
     Way("padded", "all rows padded on the right, with their answers = each decoded alone", padded),
     Way("packed", "all rows in one sequence, as in training = each decoded alone", packed),

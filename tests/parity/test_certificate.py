@@ -19,6 +19,7 @@ from sonant.export import hugging_face
 from sonant.generate import engine
 from sonant.generate.assistant import Assistant
 from sonant.generate.llm_step import LeanLLM
+from sonant.models import prepared
 from sonant.models.build import SpeechLMConfig, build_speech_lm
 from sonant.models.lora import merge_lora, multiply_lora
 from sonant.models.packing import Pack
@@ -137,6 +138,21 @@ def test_a_joining_row_that_is_read_with_its_padding_is_caught(
     monkeypatch.setattr(engine._Lines, "add", careless)
     found = certified(assistant, tmp_path, "joining", "batched")
     assert verdicts(found) == {"joining": "differs", "batched": "equal"}
+
+
+def test_weights_that_are_laid_out_wrongly_are_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evaluations alone compute by them, and no way of the certificate did."""
+    monkeypatch.setattr("sonant.models.prepared._LEAST", 1)
+    assistant = tiny_assistant()
+    assert verdicts(certified(assistant, tmp_path / "right", "evaluated")) == {"evaluated": "equal"}
+    laid_out = prepared.prepared_linear
+
+    def wrong(weight: Tensor, bias: Tensor | None = None) -> Any:
+        return laid_out(1.2 * weight, bias)
+
+    monkeypatch.setattr(prepared, "prepared_linear", wrong)
+    found = certified(assistant, tmp_path / "wrong", "evaluated", "batched")
+    assert verdicts(found) == {"evaluated": "differs", "batched": "equal"}
 
 
 def test_a_cache_that_counts_positions_wrongly_is_caught(
