@@ -35,6 +35,18 @@ def test_plain_generate_says_what_the_assistant_says(
     assert len({tuple(answer) for answer in expected}) == len(questions)
 
 
+@pytest.mark.parametrize("way", ["prompt_lookup_num_tokens", "prefill_chunk_size"])
+@pytest.mark.parametrize("by_config", [False, True], ids=["argument", "settings"])
+def test_ways_that_count_the_ids_of_a_prompt_are_refused(both: Any, questions: Any, way: str, by_config: bool) -> None:
+    """Clips have no ids: prompt lookup gave other answers without a word."""
+    processor, model = both
+    given: dict[str, Any] = {way: 2}
+    if by_config:
+        given = {"generation_config": type(model.generation_config)(**given)}
+    with pytest.raises(RequestError, match=way):
+        model.generate(**processor(questions[:1]), max_new_tokens=4, **given)
+
+
 @pytest.mark.parametrize("merge", [True, False], ids=["merged", "apart"])
 def test_logits_are_those_of_the_checkpoint(
     checkpoint: Path, loaded: Any, both: Any, questions: list[Conversation], tmp_path: Path, merge: bool

@@ -1,9 +1,11 @@
 """The processor: conversations in every form become the same tensors, and text stays text."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from sonant.audio import io
@@ -58,6 +60,34 @@ def test_an_array_of_another_rate_is_resampled(processor: SonantProcessor) -> No
     part = {"type": "audio", "audio": tone(0.4, sample_rate_hz=8_000), "sampling_rate": 8_000}
     inputs = processor([{"role": "user", "content": [part]}])
     assert inputs["feature_lengths_0"].tolist() == [SPEC.num_frames(6_400)]
+
+
+@pytest.mark.parametrize("form", ["of a dataset", "path", "whole float"])
+def test_samples_come_in_the_forms_in_which_people_have_them(
+    processor: SonantProcessor, tmp_path: Path, form: str
+) -> None:
+    samples = tone(0.4, sample_rate_hz=8_000)
+    soundfile.write(tmp_path / "clip.wav", samples, 8_000, subtype="FLOAT")
+    part: dict[str, Any] = {
+        "of a dataset": {"audio": {"array": samples, "sampling_rate": 8_000, "path": None}},
+        "path": {"audio": tmp_path / "clip.wav"},
+        "whole float": {"audio": samples, "sampling_rate": 8_000.0},
+    }[form]
+    inputs = processor([{"role": "user", "content": [{"type": "audio", **part}]}])
+    assert inputs["feature_lengths_0"].tolist() == [SPEC.num_frames(6_400)]
+
+
+@pytest.mark.parametrize("rate_hz", [0, -5, None, "fast", 1e12, 0.5, float("nan")], ids=str)
+def test_a_rate_that_is_none_is_refused(processor: SonantProcessor, rate_hz: Any) -> None:
+    part = {"type": "audio", "audio": SAMPLES, "sampling_rate": rate_hz}
+    with pytest.raises(ChatError, match="sampling_rate is"):
+        processor([{"role": "user", "content": [part]}])
+
+
+@pytest.mark.parametrize("audio", [b"RIFF", {"samples": [1.0]}, np.ones(8, complex), [[1.0], [1.0, 2.0]]], ids=str)
+def test_what_holds_no_samples_is_refused(processor: SonantProcessor, audio: Any) -> None:
+    with pytest.raises(ChatError, match="audio part"):
+        processor([{"role": "user", "content": [{"type": "audio", "audio": audio}]}])
 
 
 def test_rows_are_padded_on_the_left_and_clips_take_no_place_in_the_ids(processor: SonantProcessor) -> None:

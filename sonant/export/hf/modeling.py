@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from sonant.models.speech_lm import SpeechLM
 
 
+# What counts the ids of a prompt. Clips have none, so caches would be cut and filled in the wrong places.
+_BY_IDS = ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit", "prefill_chunk_size")
+
+
 class SonantForConditionalGeneration(PreTrainedModel, GenerationMixin):
     """A speech language model. `speech_lm` is the `SpeechLM` inside, whose names its weights have.
 
@@ -109,7 +113,10 @@ class SonantForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """Returns what transformers' `generate` does: the ids of prompt and answer, (B, L + new); clips have no ids.
 
         Takes what the processor returns; every argument of transformers' `generate` keeps its meaning.
+
+        Raises: RequestError for what reads a prompt piece by piece or guesses ahead of it (`_BY_IDS`).
         """
+        _refuse_ways_by_ids(kwargs, kwargs.get("generation_config") or self.generation_config)
         prompt = _taken(kwargs, input_ids=kwargs.pop("input_ids", inputs))
         if kwargs.get("inputs_embeds") is None:
             kwargs["inputs_embeds"], mask, kwargs["lora_scale"] = self.read(**prompt)
@@ -203,3 +210,9 @@ def _taken(kwargs: dict[str, Any], **known: Tensor | None) -> dict[str, Tensor |
 
 def _positions(mask: Tensor | None) -> Tensor | None:
     return None if mask is None or mask.dim() != 2 else (mask.cumsum(1) - 1).clamp(min=0)
+
+
+def _refuse_ways_by_ids(arguments: dict[str, Any], config: Any) -> None:
+    for name in _BY_IDS:
+        if arguments.get(name, getattr(config, name, None)) is not None:
+            raise RequestError(f"{name}: a model that hears cannot generate so, as its clips have no ids; leave it out")

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -121,22 +122,36 @@ def _plain_message(message: Any) -> Any:
 
 
 def _plain_part(part: Any) -> Any:
-    """`{"type": "audio", "audio": array or file name}` as a part with `data` or `path`."""
+    """`{"type": "audio", "audio": array, file name, or both rate and array}` as a part with `data` or `path`."""
     if not isinstance(part, Mapping) or part.get("type") != "audio" or "audio" not in part:
         return part
     rest = {key: value for key, value in part.items() if key not in ("audio", "sampling_rate")}
-    if isinstance(part["audio"], str):
-        return {**rest, "path": part["audio"]}
-    return {**rest, "data": _wav(part["audio"], int(part.get("sampling_rate", SAMPLE_RATE_HZ)))}
+    audio, rate_hz = part["audio"], part.get("sampling_rate", SAMPLE_RATE_HZ)
+    if isinstance(audio, str | os.PathLike):
+        return {**rest, "path": os.fspath(audio)}
+    if isinstance(audio, Mapping) and "array" in audio:  # as Hugging Face datasets give it
+        audio, rate_hz = audio["array"], audio.get("sampling_rate", rate_hz)
+    return {**rest, "data": _wav(audio, rate_hz)}
 
 
-def _wav(samples: Any, sample_rate_hz: int) -> str:
+def _wav(samples: Any, sample_rate_hz: Any) -> str:
     """Samples (S,) as base64 of a float WAV, which `sonant.audio.io.load` reads back exactly."""
     import numpy as np
     import soundfile
 
-    array, buffer = np.asarray(samples, dtype=np.float32), io.BytesIO()
-    if array.ndim != 1 or not len(array):
-        raise ChatError(f"an audio part holds an array of shape {array.shape}; give samples (S,), one or more")
+    if isinstance(sample_rate_hz, float) and sample_rate_hz.is_integer():
+        sample_rate_hz = int(sample_rate_hz)
+    if not isinstance(sample_rate_hz, int) or not 0 < sample_rate_hz < 2**31:
+        raise ChatError(f"sampling_rate is {sample_rate_hz!r}; give samples a second, a whole number above 0")
+    try:
+        array, buffer = np.asarray(samples), io.BytesIO()
+    except ValueError as error:
+        raise ChatError(f"the samples of an audio part make no array ({error})") from None
+    if array.ndim != 1 or not len(array) or array.dtype.kind not in "fiu":
+        raise ChatError(
+            f"an audio part holds {array.dtype} of shape {array.shape}; give a file name, or real samples (S,), one or "
+            "more"
+        )
+    array = array.astype(np.float32)
     soundfile.write(buffer, array, sample_rate_hz, format="WAV", subtype="FLOAT")
     return base64.b64encode(buffer.getvalue()).decode("ascii")
