@@ -87,25 +87,52 @@ def _has_browser() -> bool:
 
 
 def _in_terminal(model: Path, *, device: str) -> None:
-    from dataclasses import replace
-
     from sonant.audio.device import check_device
-    from sonant.chat.messages import Conversation, assistant
-    from sonant.errors import SonantError
+    from sonant.chat.messages import Conversation
+    from sonant.errors import AudioError, SonantError
     from sonant.generate.assistant import Assistant
 
     check_device("input")
     talker = Assistant.from_folder(model, device=device)
+    aloud = talker.model.speech_head is not None
+    if aloud:
+        try:
+            check_device("output")
+        except AudioError as error:
+            typer.echo(f"sonant: {error} Answers are only written.", err=True)
+            aloud = False
     typer.echo("Press Enter and speak; Enter again sends it. What you type is sent as it is. Ctrl-D ends.")
     conversation = Conversation(())
     while (turn := _turn()) is not None:
-        asked = replace(conversation, messages=(*conversation.messages, turn))
         try:
-            said = assistant(_answer(talker, asked))
+            conversation = _answered(conversation, turn, by=lambda asked: _answer(talker, asked, aloud=aloud))
         except SonantError as error:
             typer.echo(f"sonant: {error}", err=True)  # and the turn is forgotten
-        else:
-            conversation = replace(asked, messages=(*asked.messages, said))
+
+
+def _answered(conversation: "Conversation", turn: "Message", *, by: Callable[["Conversation"], str]) -> "Conversation":
+    """The conversation with a turn and its answer, without as many of its oldest turns as no longer fit the model.
+
+    Raises: RequestError if the turn cannot be answered alone either.
+    """
+    from dataclasses import replace
+
+    from sonant.chat.messages import assistant
+    from sonant.errors import RequestError
+
+    known, forgotten = conversation.messages, 0
+    while True:
+        asked = replace(conversation, messages=(*known[forgotten:], turn))
+        try:
+            said = assistant(by(asked))
+            break
+        except RequestError:
+            if forgotten == len(known):
+                raise
+            forgotten += 2  # a turn and its answer
+    if forgotten:
+        typer.echo(f"  (for want of room the first {forgotten // 2} of {len(known) // 2} answers are forgotten)")
+    return replace(asked, messages=(*asked.messages, said))
 
 
 def _turn() -> "Message | None":
@@ -144,13 +171,13 @@ def _recorded(wait: Callable[[], object]) -> bytes | None:
     return wav.getvalue()
 
 
-def _answer(talker: "Assistant", conversation: "Conversation") -> str:
-    """Writes the answer as it comes and says it as it is made, if there is a voice; returns its text."""
+def _answer(talker: "Assistant", conversation: "Conversation", *, aloud: bool) -> str:
+    """Writes the answer as it comes and says it as it is made, if it is to be heard; returns its text."""
     from sonant.audio.device import loudspeaker
     from sonant.generate.reply import SoundChunk, TextPiece
 
     text = ""
-    if talker.model.speech_head is None:
+    if not aloud:
         for piece in talker.stream(conversation):
             text += _shown(piece)
     else:

@@ -120,6 +120,33 @@ def test_a_model_with_a_voice_is_heard(sonant: Run, speaking_model: Path, microp
     assert len(samples) > 0
 
 
+def test_without_a_loudspeaker_answers_are_written(
+    sonant: Run, speaking_model: Path, microphone: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was opened before the first word, so that every turn was refused and forgotten."""
+
+    def check_device(kind: str) -> None:
+        if kind == "output":
+            raise AudioError("this machine has no loudspeaker.")
+
+    monkeypatch.setattr(device, "check_device", check_device)
+    shown = sonant("talk", speaking_model, "--terminal", stdin="a\n")
+    assert "no loudspeaker. Answers are only written." in shown.err
+    assert Assistant.from_folder(speaking_model).reply(Conversation((user("a"),))).text in shown.out
+    assert not microphone
+
+
+def test_a_conversation_that_fills_the_model_goes_on_without_its_oldest_turns(
+    sonant: Run, model: Path, microphone: list[Any]
+) -> None:
+    """Every turn was refused from then on, and told to be shorter."""
+    turns = [letter * 700 for letter in "abcd"]
+    shown = sonant("talk", model, "--terminal", stdin="\n".join(turns) + "\n")
+    assert not shown.err
+    assert "answers are forgotten)" in shown.out
+    assert "of 3 answers" in shown.out or "of 2 answers" in shown.out
+
+
 def test_silence_is_not_sent(sonant: Run, model: Path, microphone: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     @contextmanager
     def recording() -> Iterator[Heard]:
