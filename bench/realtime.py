@@ -7,6 +7,7 @@ sides under pink noise. Answers are those of a model of the tiny world to spoken
 
 import asyncio
 import base64
+import math
 import shutil
 import time
 from collections.abc import Sequence
@@ -93,7 +94,7 @@ async def _ask(url: str, fact: Fact) -> tuple[float, bool]:
                 break
         speaking.cancel()
         answer: Any = event
-        return first_s - ended_s, answer.response.output[0].content[0].text == fact.statement
+        return (first_s or math.inf) - ended_s, answer.response.output[0].content[0].text == fact.statement
 
 
 async def _speak(connection: Any, voice: NDArray[np.float32], *, began: float) -> None:

@@ -1,6 +1,7 @@
 """Who and how, read by a linear probe from the mean frame of either shipped encoder: the second must earn its place.
 
-Probes learn on training speakers and are measured on speakers whose variants none of them, and no encoder, has heard.
+Probes learn on training speakers and are measured on speakers whose variants none of them, and no encoder, has heard;
+two of those twelve variants are near-copies of one that trains.
 """
 
 from collections.abc import Iterator, Sequence

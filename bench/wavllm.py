@@ -109,7 +109,7 @@ def _cost(name: str, runs: Runs) -> list[Figure]:
 
 def _speakers(name: str, runs: Sequence[Examined]) -> list[Figure]:
     eer = [run.eer("verification") for run in runs]
-    manner = [run.score("manner", "unweighted_accuracy", limit=None) for run in runs]
+    manner = [run.manner() for run in runs]
     what = f"verification EER, unseen speakers, {name}", f"manner, unseen speakers, {name}"
     if "alone" in name:
         return [reported(what[0], eer, "%"), reported(what[1], manner, "%")]
@@ -187,9 +187,10 @@ def _baselines(run: Examined) -> list[Figure]:
     """What the question gives away, what the words give away, and what a recogniser and the LLM do without training."""
     figures = []
     for task in ("verification", "manner", *SINGLE):
-        rows = rows_of(task)[: ROWS if task in SINGLE else None]
+        rows = rows_of(task, ROWS if task in SINGLE else None)
         prompts, clips = [row.prompt() for row in rows], [clip for row in rows for clip in row.audio_parts]
-        heard = run.kept(f"{task} heard", partial(CTCRecognizer.from_parts(EARS).transcribe, clips))
+        name = f"{task} spread" if task in SINGLE else task
+        heard = run.kept(f"{name} heard", partial(CTCRecognizer.from_parts(EARS).transcribe, clips))
         written = [clip.transcript for clip in clips if clip.transcript is not None]
         metric = {"manner": "unweighted_accuracy"}.get(task, task_named(rows[0].task).headline)
         for arm, texts, lora in (
@@ -199,9 +200,9 @@ def _baselines(run: Examined) -> list[Figure]:
         ):
             asked = with_text(prompts, texts)
             if task == "verification":
-                value = eer_of(rows, run.likelihoods(f"{task} {arm} choices", asked, lora=lora))
+                value = eer_of(rows, run.likelihoods(f"{name} {arm} choices", asked, lora=lora))
             else:
-                value = score_of(rows, run.answers(f"{task} {arm}", asked, lora=lora), metric)
+                value = score_of(rows, run.answers(f"{name} {arm}", asked, lora=lora), metric)
             what = "EER" if task == "verification" else metric
             figures.append(reported(f"{task}, {what}, {arm}, {run.stage.parent.name}/{run.stage.name}", [value], "%"))
     return figures

@@ -22,6 +22,7 @@ from sonant.generate.assistant import Assistant
 from sonant.generate.choices import choice_scores
 from sonant.generate.sampling import GenerationConfig
 from sonant.models.lora import multiply_lora
+from sonant.synth.world.speakers import speakers, throat_of
 
 FOLDER = RUNS / "wavllm"
 WORLD = FOLDER / "world"
@@ -60,9 +61,10 @@ class Examined:
 
     def score(self, name: str, metric: str, *, limit: int | None = ROWS, wording: Wording | None = None) -> float:
         """One metric of a test set, in per cent."""
-        rows = rows_of(name)[:limit]
+        rows = rows_of(name, limit)
         prompts = [reworded(row, wording) if wording else row.prompt() for row in rows]
-        return score_of(rows, self.answers(f"{name} {wording.name if wording else ''} {limit}", prompts), metric)
+        asked = limit if limit is None or len(rows_of(name)) <= limit else f"spread {limit}"
+        return score_of(rows, self.answers(f"{name} {wording.name if wording else ''} {asked}", prompts), metric)
 
     def followed(self, name: str) -> Estimate:
         """The share (%) of rows that are wholly followed, with its draws."""
@@ -77,9 +79,16 @@ class Examined:
         return 100 * sum(marks) / len(marks)
 
     def eer(self, name: str) -> float:
-        """The equal error rate (%) by the likelihoods of yes and no."""
+        """The equal error rate (%) by the likelihoods of yes and no, over `unheard` rows."""
         rows = rows_of(name)
-        return eer_of(rows, self.likelihoods(f"{name} choices", [row.prompt() for row in rows]))
+        likelihoods, kept = self.likelihoods(f"{name} choices", [row.prompt() for row in rows]), unheard(rows)
+        return eer_of([rows[i] for i in kept], likelihoods[kept])
+
+    def manner(self) -> float:
+        """Unweighted accuracy (%) of manners, over `unheard` rows."""
+        rows = rows_of("manner")
+        answers, kept = self._all_answers("manner", rows), unheard(rows)
+        return score_of([rows[i] for i in kept], [answers[i] for i in kept], "unweighted_accuracy")
 
     def model(self) -> Assistant:
         """The model, read anew."""
@@ -116,9 +125,18 @@ def runs_of(arm: str, stage: Literal["stage1", "stage2"], seeds: Sequence[int]) 
     return {seed: run for seed, run in every.items() if run.exists}
 
 
-def rows_of(name: str) -> list[Conversation]:
-    """Returns a test set."""
-    return list(Manifest(WORLD / "test" / f"{name}.jsonl"))
+def rows_of(name: str, limit: int | None = None) -> list[Conversation]:
+    """Returns a test set, or so many of its rows from all over it: kinds of rows stand one behind the other there."""
+    rows = Manifest(WORLD / "test" / f"{name}.jsonl")
+    count = len(rows) if limit is None else min(limit, len(rows))
+    return [rows[len(rows) * i // count] for i in range(count)]
+
+
+def unheard(rows: Sequence[Conversation]) -> list[int]:
+    """Returns which rows no voice of training speaks, nor one that is hardly told apart from it."""
+    trained = {speaker.throat for speaker in speakers("train")}
+    voices = [row.extra.get("speakers") or [row.speaker] for row in rows]
+    return [i for i, each in enumerate(voices) if not any(throat_of(voice) in trained for voice in each)]
 
 
 def score_of(rows: Sequence[Conversation], answers: Sequence[str], metric: str) -> float:

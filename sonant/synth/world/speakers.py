@@ -94,11 +94,17 @@ class Speaker:
     @property
     def throat(self) -> str:
         """The variant, near-copies called by one name."""
-        return next((copies[0] for copies in _COPIES if self.variant in copies), self.variant)
+        return throat_of(self.voice)
 
     def differs(self, other: "Speaker") -> bool:
         """Returns whether the two are heard as different people: other variants, and not near-copies of one another."""
         return self.throat != other.throat
+
+
+def throat_of(voice: str) -> str:
+    """Returns the throat of an espeak voice (accent+variant): its variant, near-copies called by one name."""
+    variant = voice.partition("+")[2]
+    return next((copies[0] for copies in _COPIES if variant in copies), variant)
 
 
 @cache

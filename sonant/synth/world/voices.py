@@ -1,7 +1,9 @@
 """Who speaks in the tiny world: espeak voices for training, dev and test; two other engines as options.
 
-Test voices differ from training voices in the speaker (espeak's variants); the accents are shared. Of the Debian
-engines, whole voices stay out of training: flite's rms and awb, festival's ked_diphone.
+Test voices differ from training voices in the speaker (espeak's variants); the accents are shared. Two of the twelve
+variants of test, steph and michel, are hardly told apart from one that trains (`Speaker.throat` says so): figures about
+who speaks leave them out. Of the Debian engines, whole voices stay out of training: flite's rms and awb, festival's
+ked_diphone.
 """
 
 import random
