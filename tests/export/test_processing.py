@@ -62,7 +62,7 @@ def test_an_array_of_another_rate_is_resampled(processor: SonantProcessor) -> No
     assert inputs["feature_lengths_0"].tolist() == [SPEC.num_frames(6_400)]
 
 
-@pytest.mark.parametrize("form", ["of a dataset", "path", "whole float"])
+@pytest.mark.parametrize("form", ["of a dataset", "path", "whole float", "rate of numpy"])
 def test_samples_come_in_the_forms_in_which_people_have_them(
     processor: SonantProcessor, tmp_path: Path, form: str
 ) -> None:
@@ -72,6 +72,7 @@ def test_samples_come_in_the_forms_in_which_people_have_them(
         "of a dataset": {"audio": {"array": samples, "sampling_rate": 8_000, "path": None}},
         "path": {"audio": tmp_path / "clip.wav"},
         "whole float": {"audio": samples, "sampling_rate": 8_000.0},
+        "rate of numpy": {"audio": samples, "sampling_rate": np.int64(8_000)},
     }[form]
     inputs = processor([{"role": "user", "content": [{"type": "audio", **part}]}])
     assert inputs["feature_lengths_0"].tolist() == [SPEC.num_frames(6_400)]

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import operator
 import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -131,18 +132,25 @@ def _plain_part(part: Any) -> Any:
         return {**rest, "path": os.fspath(audio)}
     if isinstance(audio, Mapping) and "array" in audio:  # as Hugging Face datasets give it
         audio, rate_hz = audio["array"], audio.get("sampling_rate", rate_hz)
-    return {**rest, "data": _wav(audio, rate_hz)}
+    return {**rest, "data": _wav(audio, _rate_hz(rate_hz))}
 
 
-def _wav(samples: Any, sample_rate_hz: Any) -> str:
+def _rate_hz(given: Any) -> int:
+    """A sampling rate as people have it: a whole number of any type."""
+    try:
+        rate_hz = operator.index(int(given) if isinstance(given, float) and given.is_integer() else given)
+    except TypeError:
+        rate_hz = 0
+    if not 0 < rate_hz < 2**31:
+        raise ChatError(f"sampling_rate is {given!r}; give samples a second, a whole number above 0")
+    return rate_hz
+
+
+def _wav(samples: Any, sample_rate_hz: int) -> str:
     """Samples (S,) as base64 of a float WAV, which `sonant.audio.io.load` reads back exactly."""
     import numpy as np
     import soundfile
 
-    if isinstance(sample_rate_hz, float) and sample_rate_hz.is_integer():
-        sample_rate_hz = int(sample_rate_hz)
-    if not isinstance(sample_rate_hz, int) or not 0 < sample_rate_hz < 2**31:
-        raise ChatError(f"sampling_rate is {sample_rate_hz!r}; give samples a second, a whole number above 0")
     try:
         array, buffer = np.asarray(samples), io.BytesIO()
     except ValueError as error:
