@@ -177,18 +177,21 @@ def _answer(talker: "Assistant", conversation: "Conversation", *, aloud: bool) -
     from sonant.generate.reply import SoundChunk, TextPiece
 
     text = ""
-    if not aloud:
-        for piece in talker.stream(conversation):
-            text += _shown(piece)
-    else:
+    try:
+        if not aloud:
+            for piece in talker.stream(conversation):
+                text += _shown(piece)
+            return text
         with loudspeaker(sample_rate_hz=talker.voice.sample_rate_hz) as speaker:
             for event in talker.stream_speech(conversation):
                 if isinstance(event, TextPiece):
                     text += _shown(event.text)
                 elif isinstance(event, SoundChunk):
                     speaker.write(event.samples[:, None])
-    typer.echo()
-    return text
+        return text
+    finally:
+        if text:
+            typer.echo()  # what was written ends its line, also where it cannot be said
 
 
 def _shown(piece: str) -> str:

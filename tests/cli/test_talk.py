@@ -20,8 +20,9 @@ from sonant.audio import device
 from sonant.audio.device import Heard
 from sonant.chat.messages import AudioPart, Conversation, assistant, user
 from sonant.cli import talk
-from sonant.errors import AudioError
+from sonant.errors import AudioError, RequestError
 from sonant.generate.assistant import Assistant
+from sonant.generate.reply import TextPiece
 from sonant.serve import running
 from sonant.testing import tone
 
@@ -134,6 +135,21 @@ def test_without_a_loudspeaker_answers_are_written(
     assert "no loudspeaker. Answers are only written." in shown.err
     assert Assistant.from_folder(speaking_model).reply(Conversation((user("a"),))).text in shown.out
     assert not microphone
+
+
+def test_what_was_written_ends_its_line_where_it_cannot_be_said(
+    sonant: Run, speaking_model: Path, microphone: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the next answer would go on in the same line."""
+
+    def stream_speech(self: Assistant, asked: Conversation) -> Iterator[TextPiece]:
+        yield TextPiece("written")
+        raise RequestError("no room to say it")
+
+    monkeypatch.setattr(Assistant, "stream_speech", stream_speech)
+    shown = sonant("talk", speaking_model, "--terminal", stdin="a\n")
+    assert "written\n" in shown.out
+    assert "no room to say it" in shown.err
 
 
 def test_a_conversation_that_fills_the_model_goes_on_without_its_oldest_turns(
