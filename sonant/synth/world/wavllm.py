@@ -73,7 +73,7 @@ class WavLLMSizes(Config):
     parts: dict[int, float] | None = None  # things asked in a combined row -> weight; None: as the preset says
     chained: int = Field(default=0, ge=0)  # chains for each kind, two rows each
     text_only: int = Field(ge=0)
-    text_combined: int = Field(ge=0)
+    text_combined: int = Field(ge=0)  # at most: of rows without a voice in them
 
 
 class WavLLMWorldConfig(Config):
@@ -164,7 +164,8 @@ def _rows(split: Split, sizes: WavLLMSizes, clips: Sequence[Clip], seed: int) ->
     rows |= _combined(split, sizes, clips, seed)
     rows["text_only"] = list(text_rows(split, sizes.text_only, seed=seed))
     written = [_written(row) for row in rows["combined"] if set(row.extra["combination"]) <= WRITABLE]
-    rows["text_combined"] = written[: sizes.text_combined]
+    count = min(sizes.text_combined, len(written))  # from all over them: kinds of clips stand one behind the other
+    rows["text_combined"] = [written[len(written) * i // count] for i in range(count)]
     return rows
 
 

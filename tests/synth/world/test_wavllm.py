@@ -134,6 +134,13 @@ def test_written_combined_rows_hold_what_was_said(world: Path) -> None:
         assert not {"manner", "verification"} & set(row.extra["combination"])
 
 
+def test_written_combined_rows_are_of_every_kind_of_clip(world: Path) -> None:
+    """They were the first ones, all of sentences: nothing written was ever answered, followed or gone on with."""
+    asked = {name for row in rows(world, "train/text_combined") for name in row.extra["combination"]}
+    assert asked & {"answer", "answer_german"}
+    assert asked & {"follow", "continuation"}
+
+
 @pytest.mark.parametrize("name", [*BANKS.values(), "tiny_wavllm_answer", "tiny_wavllm_aside", "tiny_wavllm_again"])
 def test_held_out_wordings_use_only_words_of_training(name: str) -> None:
     bank = load_prompt_bank(name)
