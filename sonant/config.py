@@ -88,20 +88,25 @@ _INSTEAD = {"path": "architecture", "architecture": "path"}
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Returns `base` with the values of `over` laid on top, mapping by mapping; `{"0": ...}` reaches into a list.
 
-    A part is read from a `path` or made of an `architecture`: the one takes the other's place.
+    A part is read from a `path` or made of an `architecture`: the one takes the other's place. So does a mapping of
+    another `kind`, which has other keys.
 
     Raises: ConfigError for an index that the list does not have.
     """
     merged = {key: value for key, value in base.items() if over.get(_INSTEAD.get(key, "")) is None}
     for key, value in over.items():
         old = merged.get(key)
-        if isinstance(old, Mapping) and isinstance(value, Mapping):
+        if isinstance(old, Mapping) and isinstance(value, Mapping) and not _is_another_kind(old, value):
             merged[key] = merge(old, value)
         elif isinstance(old, list) and isinstance(value, Mapping):
             merged[key] = _merge_items(key, old, value)
         else:
             merged[key] = value
     return merged
+
+
+def _is_another_kind(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    return "kind" in old and "kind" in new and old["kind"] != new["kind"]
 
 
 def _merge_items(key: str, items: list[Any], over: Mapping[str, Any]) -> list[Any]:

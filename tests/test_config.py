@@ -97,3 +97,13 @@ def test_a_path_takes_the_place_of_an_architecture_and_the_other_way_round() -> 
         "layers": 2,
     }
     assert merge(made, {"llm": {"path": None}})["llm"] == {**made["llm"], "path": None}
+
+
+def test_a_mapping_of_another_kind_takes_the_place_of_the_one_before() -> None:
+    """Its keys stayed: one's own adapter, laid over a preset, was refused for a key that only the preset's has."""
+    preset = {"model": {"adapter": {"kind": "small", "rank": 2}}, "rate": 1}
+    mine = {"model": {"adapter": {"kind": "large", "width": 3}}}
+    assert merge(preset, mine) == {**mine, "rate": 1}
+    assert merge(preset, {"model": {"adapter": {"kind": "small"}}}) == preset
+    config = load_config(Recipe, [], overrides=["model.adapter={kind: small, rank: 3}", "model.adapter.kind=large"])
+    assert config.model.adapter == Large()
