@@ -49,6 +49,7 @@ def ask(
     vocoder: Annotated[
         str | None, typer.Option(help="griffin_lim, tiny/vocoder or a folder; else what fits the model.")
     ] = None,
+    device: Annotated[str, typer.Option(help="Where the model runs: auto, cpu, cuda, cuda:1.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole conversation as one manifest line.")] = False,
 ) -> None:
     """Ask a model: text, audio files, several turns. The answer streams to the terminal."""
@@ -65,7 +66,7 @@ def ask(
         _check_speak(speak, chat=chat)
     elif vocoder is not None:
         raise RequestError(f"--vocoder {vocoder} makes sound of an answer, but nothing is to be said; add --speak FILE")
-    assistant = Assistant.from_folder(model, vocoder=vocoder)
+    assistant = Assistant.from_folder(model, device=device, vocoder=vocoder)
     config = GenerationConfig(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
     conversation = Conversation(messages=(system_message(system),) if system else ())
     for number, turn in enumerate(chain(turns, _typed_turns() if chat else ()), start=1):

@@ -35,7 +35,7 @@ def cache_features(
     precision: Annotated[
         str, typer.Option(help="float16, or float32: twice the space, and exactly what the encoder gives.")
     ] = "float16",
-    device: Annotated[str, typer.Option(help="Where the encoder runs: cpu, cuda, cuda:1.")] = "cpu",
+    device: Annotated[str, typer.Option(help="Where the encoder runs: auto, cpu, cuda, cuda:1.")] = "auto",
     shard_mb: Annotated[int, typer.Option(min=1, help="Size of a file; what a kill may cost.")] = 256,
     batch_s: Annotated[float, typer.Option(min=1, help="Seconds of audio encoded at once.")] = 120.0,
     workers: Annotated[int, typer.Option(min=1, help="Batches in the making at once.")] = 2,
@@ -46,26 +46,24 @@ def cache_features(
     """
     import time
 
-    import torch
-
     from sonant.cli.data import progress_bar
     from sonant.config import parse_override, validate
     from sonant.data.frame_cache import write_frame_cache
     from sonant.data.frame_shards import DTYPES
     from sonant.generate.encode import clip_encoder
+    from sonant.models.device import device_named
     from sonant.models.encoders.base import EncoderConfig
     from sonant.models.encoders.identity import encoded_spec
     from sonant.models.encoders.load import load_encoder
 
     if precision not in DTYPES:
         raise typer.BadParameter(f"{precision!r} is none; {' and '.join(DTYPES)} are", param_hint="--precision")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise typer.BadParameter(f"{device} was asked for, but torch sees no GPU; use cpu", param_hint="--device")
+    where = device_named(device)
     settings = {"kind": kind, "path": encoder, "average": average}
     for text in option or []:
         settings |= parse_override(text)
     loaded = load_encoder(validate(EncoderConfig, settings, where="the encoder"))
-    spec, encode = encoded_spec(loaded), clip_encoder(loaded, device=device)
+    spec, encode = encoded_spec(loaded), clip_encoder(loaded, device=str(where))
     how: dict[str, Any] = {"shard_bytes": shard_mb << 20, "batch_s": batch_s, "workers": workers}
     how |= {"encode": encode, "spec": spec, "precision": precision}
     began = time.perf_counter()

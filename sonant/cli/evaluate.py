@@ -74,6 +74,7 @@ SpeakerEncoder = Annotated[
     str | None, typer.Option(help="Tells voices apart: tiny/speaker-encoder or a folder of WavLM; '' for none.")
 ]
 Perplexity = Annotated[str | None, typer.Option(help="LLM that weighs what was said: tiny/llm, a folder; '' for none.")]
+Device = Annotated[str, typer.Option(help="Where the model runs: auto, cpu, cuda, cuda:1.")]
 NewTokens = Annotated[int, typer.Option(min=1)]
 MaxForgetting = Annotated[
     float | None, typer.Option(help="Points that any text-only task may lose; more sets exit status 1.")
@@ -104,6 +105,7 @@ def evaluate(
     baselines: Baselines = False,
     batch_size: BatchSize = 32,
     max_new_tokens: NewTokens = 128,
+    device: Device = "auto",
     max_forgetting: MaxForgetting = None,
     compare: Compare = None,
     tool: With = "",
@@ -129,13 +131,12 @@ def evaluate(
     with progress_bar() as tell:
         prepared = _prepare(suite, place, paraphrases, limit, tell) if suite else None
         sets = [*(sets_of(manifests, limit=limit) if manifests else ()), *(prepared.sets if prepared else ())]
-        examinee = load_examinee(model, recognizer=recognizer, max_new_tokens=max_new_tokens, batch_size=batch_size)
+        examinee = load_examinee(model, recognizer, device=device, max_new_tokens=max_new_tokens, batch_size=batch_size)
         asked = replace(examinee, baselines=baselines)
         pins = {**examinee.pins, "suite": prepared.pins} if prepared else examinee.pins
         speech = _speech_test(sets, asked, listener, speaker_encoder, perplexity)
         results = run_sets(sets, asked, out, judge_model=_judge(judge, out), speech=speech, pins=pins, progress=tell)
-    _print(results, out, skipped=prepared.skipped if prepared else {})
-    check_forgetting(results, max_forgetting=max_forgetting)
+    _conclude(results, out, skipped=prepared.skipped if prepared else {}, max_forgetting=max_forgetting)
 
 
 def _given(model: Path | None, sets: list[Path] | str) -> Path:
@@ -156,7 +157,7 @@ def _prepare(suite: str, place: "Place", paraphrases: int | None, limit: int | N
 
 
 def load_examinee(
-    model: Path, *, recognizer: str | None = None, max_new_tokens: int = 128, batch_size: int = 32
+    model: Path, recognizer: str | None = None, *, device: str = "cpu", max_new_tokens: int = 128, batch_size: int = 32
 ) -> "Examinee":
     """Returns the model in a folder with the recogniser of its cascade: "" is none, None that of tiny models.
 
@@ -170,7 +171,7 @@ def load_examinee(
     from sonant.models.encoders.tiny import TinyEncoder
     from sonant.models.parts import resolve_part
 
-    assistant = Assistant.from_folder(model)
+    assistant = Assistant.from_folder(model, device=device)
     if recognizer is None:
         is_tiny = any(isinstance(encoder, TinyEncoder) for encoder in assistant.model.speech_encoders)
         recognizer = "tiny/encoder" if is_tiny else ""
@@ -210,6 +211,13 @@ def _print(results: "dict[str, TaskResult]", out: Path, *, skipped: dict[str, st
     for name, why in skipped.items():
         typer.echo(f"left out: {name}: {why}")
     typer.echo(f"written: {out / 'results.json'}, {out / 'items.jsonl'}, {out / 'pins.json'}")
+
+
+def _conclude(
+    results: "dict[str, TaskResult]", out: Path, *, skipped: dict[str, str], max_forgetting: float | None
+) -> None:
+    _print(results, out, skipped=skipped)
+    check_forgetting(results, max_forgetting=max_forgetting)
 
 
 def check_forgetting(results: "dict[str, TaskResult]", *, max_forgetting: float | None) -> None:

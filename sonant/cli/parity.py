@@ -25,7 +25,7 @@ def parity(
     rows: Annotated[Path | None, typer.Option(help="A manifest to ask from; else questions made of a buzz.")] = None,
     num_rows: Annotated[int, typer.Option(min=1, help="Ask the first rows only.")] = 8,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 32,
-    device: Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, cuda:1.")] = "cpu",
+    device: Annotated[str, typer.Option(help="Where the model runs: auto, cpu, cuda, cuda:1.")] = "auto",
     json_out: Annotated[Path | None, typer.Option("--json", help="Write the certificate here, too.")] = None,
 ) -> None:
     """Certify that batched, cached, saved, merged, exported and served answers are those of each question alone."""

@@ -32,7 +32,7 @@ def serve(
         Path | None, typer.Option(help=f"File with the key that clients must send; else {KEY_VARIABLE}, if set.")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with settings.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    device: Annotated[str, typer.Option(help="Where the model runs: auto, cpu, cuda, cuda:1.")] = "auto",
     show: Annotated[bool, typer.Option("--show", help="Print the settings and stop.")] = False,
 ) -> None:
     """Serve a model: OpenAI's API, realtime speech, and a page to talk to. Ctrl-C or SIGTERM answers what it took."""

@@ -33,7 +33,7 @@ def talk(
         bool | None, typer.Option("--open/--no-open", help="Open a browser. By default: where there is one.")
     ] = None,
     terminal: Annotated[bool, typer.Option("--terminal", help="Talk here, without page or server.")] = False,
-    device: Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, ...")] = "cpu",
+    device: Annotated[str, typer.Option(help="Where the model runs: auto, cpu, cuda, cuda:1.")] = "auto",
 ) -> None:
     """Talk to a model: hold a key and speak. It answers in writing and, where it has a voice, aloud."""
     from sonant.errors import AudioError

@@ -2,9 +2,12 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from sonant.train.trainer import TrainResult
 
 EPILOG = """Examples:
 
@@ -76,7 +79,7 @@ def train(
     import yaml
 
     from sonant.config import save_config
-    from sonant.train.distributed import leads
+    from sonant.train.distributed import leads, take_gpu
 
     settings_class, main = load_recipe(recipe)
     config = _resolved(settings_class, recipe, [*(settings or []), *(["train.resume=true"] if resume else [])])
@@ -94,7 +97,11 @@ def train(
     # A refused run must not change the settings of the one it met.
     if leads() and (resume or not (out / "config.yaml").exists()):
         save_config(config, out / "config.yaml")
-    result = main(config, out, say=typer.echo if leads() else lambda text: None)
+    take_gpu(config.train.device)
+    _conclude(main(config, out, say=typer.echo if leads() else lambda text: None), out)
+
+
+def _conclude(result: "TrainResult", out: Path) -> None:
     if result.stopped:
         typer.echo(f"stopped by {result.stopped} at step {result.step}; go on with --resume")
         raise typer.Exit(3)

@@ -18,6 +18,7 @@ from sonant.generate.sampling import GenerationConfig
 from sonant.generate.speak import Voice
 from sonant.generate.writing import Writing
 from sonant.models.checkpoint import load_speech_lm
+from sonant.models.device import device_named
 from sonant.models.speech_lm import SpeechLM
 from sonant.models.vocoders.base import Vocoder
 
@@ -44,11 +45,15 @@ class Assistant:
     def from_folder(
         cls, folder: str | os.PathLike[str], *, device: str = "cpu", vocoder: Vocoder | str | None = None
     ) -> "Assistant":
-        """Returns the assistant saved in `folder`. Raises: CheckpointError if it is missing or damaged.
+        """Returns the assistant saved in `folder`.
 
+        Raises: CheckpointError if it is missing or damaged, ModelError for a device that is not here.
+
+        device: as `sonant.models.device.device_named` knows it.
         vocoder: None takes the one in `folder`/vocoder, if there is one.
         """
-        model = load_speech_lm(folder).to(device)
+        where = device_named(device)
+        model = load_speech_lm(folder).to(where)
         own = Path(folder) / "vocoder"
         vocoder = str(own) if vocoder is None and own.is_dir() else vocoder
         return cls(model, ChatTokenizer.from_folder(folder), vocoder=vocoder)

@@ -26,6 +26,7 @@ from sonant.evaluate.report.page import write_report
 from sonant.evaluate.run import evaluate
 from sonant.evaluate.run_folder import read_run
 from sonant.generate.assistant import Assistant
+from sonant.recipes.staged import device_of
 from sonant.recipes.voicetextblender import VoiceTextBlender, main
 
 
@@ -98,7 +99,7 @@ def run_cell(cell: Cell) -> None:
         result = main(cell.config, cell.folder, say=print)
         if result.stopped:
             raise TrainingError(f"stopped by {result.stopped} at step {result.step}; start again to go on")
-        assistant = Assistant.from_folder(cell.folder / "model")
+        assistant = Assistant.from_folder(cell.folder / "model", device=device_of(cell.config.train))
         evaluate(assistant, cell.manifests, cell.folder, limit=cell.limit)
 
 
