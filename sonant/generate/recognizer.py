@@ -1,11 +1,12 @@
 """Speech to text without an LLM: the first half of a cascade."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from sonant.audio.features import extract
 from sonant.audio.io import info
@@ -50,11 +51,17 @@ class CTCRecognizer:
         rate_hz = self.encoder.feature_spec.sample_rate_hz
         return by_length(clips, self._batch, sample_rate_hz=rate_hz, batch_size=self.batch_size, progress=progress)
 
+    @property
+    def _device(self) -> torch.device:
+        """Where the encoder is now: training moves it."""
+        return next(cast(nn.Module, self.encoder).parameters()).device
+
     @torch.no_grad()
     def _batch(self, recordings: list[Samples]) -> list[str]:
         features = [extract(torch.from_numpy(samples), self.encoder.feature_spec) for samples in recordings]
         lengths = torch.tensor([len(f) for f in features])
-        padded = torch.nn.utils.rnn.pad_sequence(features, batch_first=True)
+        padded = nn.utils.rnn.pad_sequence(features, batch_first=True).to(self._device)
+        lengths = lengths.to(self._device)
         frames = self.encoder(padded, lengths)
         best = self.encoder.ctc_logits(frames).argmax(-1)  # (A, T)
         return [

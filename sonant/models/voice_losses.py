@@ -80,14 +80,15 @@ def join(mels: Tensor, lengths: Tensor, *, order: Tensor, pauses: Tensor, silenc
 
     order: (B, 2), [0, 1] or [1, 0].   pauses: (B,) in mel frames.   silence: (M,), a mel frame without sound.
     """
-    recordings, spans = [], []
+    recordings, spans, silence = [], [], silence.to(mels.device)
     for row, (places, pause) in enumerate(zip(order.tolist(), pauses.tolist(), strict=True)):
         first, second = (mels[2 * row + place, : int(lengths[2 * row + place])] for place in places)
         recordings.append(torch.cat([first, silence.expand(pause, -1), second]))
         start, end = len(first) + pause, len(recordings[-1])
         spans.append([[0, len(first) // 4], [-(-start // 4), end // 4]])
-    sizes = torch.tensor([len(recording) for recording in recordings])
-    return Joined(nn.utils.rnn.pad_sequence(recordings, batch_first=True), sizes, torch.tensor(spans))
+    sizes = torch.tensor([len(recording) for recording in recordings], device=mels.device)
+    padded = nn.utils.rnn.pad_sequence(recordings, batch_first=True)
+    return Joined(padded, sizes, torch.tensor(spans, device=mels.device))
 
 
 def span_means(frames: Tensor, spans: Tensor) -> Tensor:
@@ -135,12 +136,12 @@ class VoiceLoss:
         alone, alone_sizes = encoder(mels[::2], lengths[::2]), encoder.output_lengths(lengths[::2])
         single = span_means(alone, whole(alone_sizes))
         means = [span_means(frames, _window(joined.spans[:, place])) for place in (0, 1)]
-        speakers, throats, manners = self._classes(batch.ids, order)
+        speakers, throats, manners = (each.to(mels.device) for each in self._classes(batch.ids, order))
         one_speaker = (speakers[:num] == speakers[num : 2 * num]).float()
         everything = torch.cat([*means, single])
         logits = torch.cat([student.alone(span_means(frames, whole(sizes))), student.alone(single)])[:, 0]
-        only = torch.cat([one_speaker, torch.ones(num)])
-        shares = torch.tensor([1.0, 0.2]).repeat_interleave(num)  # a clip by itself is easy
+        only = torch.cat([one_speaker, torch.ones_like(one_speaker)])
+        shares = torch.tensor([1.0, 0.2], device=mels.device).repeat_interleave(num)  # a clip by itself is easy
         losses = {
             "speaker": self._nearest(everything, student.speakers, speakers),
             "throat": self._nearest(everything, student.throats, throats),
@@ -149,7 +150,7 @@ class VoiceLoss:
             "alone": (F.binary_cross_entropy_with_logits(logits, only, reduction="none") * shares).sum() / num,
             "still": _still(student.still(frames)[..., 0], joined.spans, one_speaker),
         }
-        total = sum((getattr(config, name) * loss for name, loss in losses.items()), torch.zeros(()))
+        total = sum((getattr(config, name) * loss for name, loss in losses.items()), mels.new_zeros(()))
         parts = {name: (loss.detach() * num, float(num)) for name, loss in losses.items()}
         return LossOutput(total * num, self.weight(batch), parts)
 
@@ -182,7 +183,7 @@ def _same(means: Sequence[Tensor], speakers: Tensor, throats: Tensor, line: Tens
     num = len(firsts)
     same = speakers[:num, None] == speakers[None, num : 2 * num]
     known = same | (throats[:num, None] != throats[None, num : 2 * num])
-    weights = known * torch.where(torch.eye(num, dtype=torch.bool), num / 2, 0.5)
+    weights = known * torch.where(torch.eye(num, dtype=torch.bool, device=known.device), num / 2, 0.5)
     logits = line[0].exp() * (firsts @ seconds.T - line[1])
     losses = F.binary_cross_entropy_with_logits(logits, same.float(), reduction="none")
     return (losses * weights).sum() / weights.sum()
@@ -190,7 +191,7 @@ def _same(means: Sequence[Tensor], speakers: Tensor, throats: Tensor, line: Tens
 
 def _still(logits: Tensor, spans: Tensor, one_speaker: Tensor) -> Tensor:
     """Mean cross entropy over the frames (B, T) of both clips; the first clip's, always the first voice, count less."""
-    places = torch.arange(logits.shape[1])
+    places = torch.arange(logits.shape[1], device=logits.device)
     first, second = ((places >= spans[:, i, :1]) & (places < spans[:, i, 1:]) for i in (0, 1))
     target = torch.where(second, one_speaker[:, None], 1.0)
     weights = second.float() + 0.3 * first.float()
@@ -200,6 +201,7 @@ def _still(logits: Tensor, spans: Tensor, one_speaker: Tensor) -> Tensor:
 def _window(spans: Tensor) -> Tensor:
     """Half of the spans (B, 2) as they are, half cut to a second somewhere inside, where they are longer."""
     room = (spans[:, 1] - spans[:, 0] - WINDOW).clamp(min=0)
-    first = spans[:, 0] + (torch.rand(len(spans)) * (room + 1)).long()
+    chance, uncut = torch.rand(len(spans)).to(spans.device), torch.rand(len(spans), 1).to(spans.device)
+    first = spans[:, 0] + (chance * (room + 1)).long()
     cut = torch.stack([first, torch.minimum(spans[:, 1], first + WINDOW)], dim=1)
-    return torch.where(torch.rand(len(spans), 1) < 0.5, cut, spans)
+    return torch.where(uncut < 0.5, cut, spans)

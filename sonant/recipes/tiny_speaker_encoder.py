@@ -163,7 +163,7 @@ def scores(
     heard: list[Tensor] = []  # (B, 2 + number of manners): cosine, logit of one speaker, logits of the first's manner
     for first in range(0, len(kept), 50):
         part = [make_example(row, tokenizer, [student.encoder.feature_spec]) for row in kept[first : first + 50]]
-        heard.append(_heard(student, collate(part), told))
+        heard.append(_heard(student, collate(part).to(student.same.device), told).cpu())
     cosines, logits, guesses = torch.cat(heard).split([1, 1, len(manners)], dim=1)
     is_one = np.array([len(set(row.extra["speakers"])) == 1 for row in kept])
     tasks, found = np.array([row.task for row in kept]), {}

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from sonant.audio.mel import log_mel
 from sonant.batch import Example
@@ -123,13 +123,14 @@ def mel_distances(
     vocoder: Vocoder, groups: Mapping[str, Sequence[Conversation]], *, limit: int | None = None
 ) -> dict[str, float]:
     """Returns group -> mean of |log mel of the vocoder's sound - log mel of the clip| over (the first `limit`) rows."""
+    where = next(vocoder.parameters()).device if isinstance(vocoder, nn.Module) else torch.device("cpu")
     found = {}
     for group, rows in groups.items():
         gaps = []
         for row in list(rows)[:limit]:
             rate_hz = vocoder.mel.sample_rate_hz
             true = log_mel(clip_samples(row, sample_rate_hz=rate_hz), vocoder.mel)
-            sound = vocoder(true[None], torch.tensor([len(true)]))[0]
+            sound = vocoder(true[None].to(where), torch.tensor([len(true)], device=where))[0].cpu()
             gaps.append((log_mel(sound, vocoder.mel) - true).abs().mean())
         found[group] = float(torch.stack(gaps).mean())
     return found
