@@ -44,7 +44,8 @@ from sonant.models.parts import resolve_part
 from sonant.models.projector import Projector, build_projector, load_projector
 from sonant.models.speech_lm import SpeechLM
 from sonant.recipes.distillation import Instructions, write_distilled
-from sonant.recipes.staged import ProjectorStage, Steps, cached_frames, device_of, keep_better, spoken_as, tell_costs
+from sonant.recipes.staged import ProjectorStage, cached_frames, device_of, keep_better, spoken_as
+from sonant.train.cost import Steps, tell_costs
 from sonant.train.distributed import leads, led
 from sonant.train.trainer import TrainConfig, TrainResult, train
 

@@ -1,10 +1,9 @@
-"""What a recipe of several stages is made of: settings of a stage, cached frames, transcripts, the table of costs."""
+"""What a recipe of several stages is made of: settings of a stage, cached frames, transcripts."""
 
 import copy
-import json
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -14,7 +13,7 @@ from pydantic import Field
 from torch import nn
 
 from sonant.audio.features import FeatureSpec
-from sonant.batch import Batch, CachedFrames
+from sonant.batch import CachedFrames
 from sonant.chat.messages import Conversation, Part, TextPart
 from sonant.config import Config
 from sonant.data.frame_cache import Encode, FrameCache, write_frame_cache
@@ -29,11 +28,8 @@ from sonant.models.encoders.load import load_encoder
 from sonant.models.freeze import FreezePlan, GroupConfig
 from sonant.models.speech_lm import SpeechLM
 from sonant.recipes.fitting import ModelSettings
-from sonant.train.cost import cost_table, step_cost
 from sonant.train.optim import Schedule
-from sonant.train.trainer import Loss, TrainConfig, TrainResult
-
-Steps = dict[str, tuple[nn.Module, Batch, Loss]]  # name -> what trains, on what, by which loss
+from sonant.train.trainer import TrainConfig, TrainResult
 
 
 class Stage(Config):
@@ -190,10 +186,3 @@ def keep_better(
             kept = before
             say(f"no step was better by more than {stage.least_gain:g} than the model it began with, which is kept")
     copy_speech_lm(kept, run_dir / "model")
-
-
-def tell_costs(steps: Steps, path: Path, *, say: Callable[[str], None]) -> None:
-    """Measures a step of each kind (what trains, on what, by which loss), says it as a table and writes it as JSON."""
-    costs = {name: step_cost(model, loss, batch) for name, (model, batch, loss) in steps.items()}
-    path.write_text(json.dumps({name: asdict(cost) for name, cost in costs.items()}, indent=2) + "\n", encoding="utf-8")
-    say(cost_table(costs))

@@ -1,13 +1,16 @@
 """What one training step costs: operations, seconds and memory, so that recipes can be compared before they are run."""
 
+import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -15,6 +18,7 @@ from sonant.batch import Batch
 from sonant.train.dry_run import CPU_ATTENTION, kind_of
 from sonant.train.trainer import Loss
 
+Steps = dict[str, tuple[nn.Module, Batch, Loss]]  # name -> what trains, on what, by which loss
 _ADAM_STATES = 2  # numbers of the optimiser for each trained parameter
 
 
@@ -103,6 +107,19 @@ def cost_table(costs: Mapping[str, StepCost]) -> str:
         numbers = f"{cost.flops / 1e9:>10.3f} {1e3 * cost.seconds:>9.1f} {cost.memory_bytes / 1e6:>9.1f}"
         lines.append(f"{name:<40} {numbers}   {ratios}")
     return "\n".join(lines)
+
+
+def tell_costs(steps: Steps, path: Path, *, say: Callable[[str], None]) -> None:
+    """Measures a step of each kind (what trains, on what, by which loss), says it as a table and writes it as JSON.
+
+    Not of models in pieces: the other processes, which hold the rest, have gone.
+    """
+    if any(isinstance(module, FSDPModule) for model, *_ in steps.values() for module in model.modules()):
+        say("costs of a step are not measured: the model is shared out over processes (fsdp2)")
+        return
+    costs = {name: step_cost(model, loss, batch) for name, (model, batch, loss) in steps.items()}
+    path.write_text(json.dumps({name: asdict(cost) for name, cost in costs.items()}, indent=2) + "\n", encoding="utf-8")
+    say(cost_table(costs))
 
 
 def _step(model: nn.Module, loss: Loss, batch: Batch, *, bf16: bool = False) -> tuple[torch.device, Callable[[], None]]:
