@@ -7,6 +7,8 @@ torch's "medium" lets a backend round what is multiplied to bfloat16, and on CPU
     with AMX (Intel)                           fp32                 bfloat16 inputs: 1e-3 wrong, faster
     NVIDIA                                     fp32                 TF32 inputs: 1e-4 wrong, faster
 
+Convolutions on NVIDIA, which torch lets round to TF32 by itself, go the way of products.
+
 The choice rests on accuracy alone, never on a clock: a run that goes on later makes the same one.
 """
 
@@ -27,15 +29,17 @@ def fast_matmul(kind: Matmul = "auto", *, device: torch.device | str = "cpu") ->
 
     It is a setting of the whole process: enter it where a program begins its work, not in threads that overlap.
     """
-    before = torch.get_float32_matmul_precision()
+    before, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     try:
         torch.set_float32_matmul_precision("medium" if kind == "auto" else kind)
         chosen: Literal["highest", "medium"] = "highest" if kind == "highest" else "medium"
         if kind == "auto" and _error_of_medium(torch.device(device)) > _TOLERANCE:
             chosen = "highest"
             torch.set_float32_matmul_precision(chosen)
+        torch.backends.cudnn.allow_tf32 = chosen == "medium"
         yield chosen
     finally:
+        torch.backends.cudnn.allow_tf32 = convolutions
         torch.set_float32_matmul_precision(before)
 
 

@@ -11,7 +11,7 @@ Source: LLM.int8() (arXiv 2208.07339); QLoRA (arXiv 2305.14314).
 
 import logging
 from importlib.util import find_spec
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -45,11 +45,20 @@ def settle(llm: PreTrainedModel) -> None:
 
     On CPUs with instructions for bfloat16, bitsandbytes would repack 4-bit weights at the first product that needs no
     gradient, for good, and its products have none from then on: training would lose those of earlier layers unheard.
+    After a first product it keeps 8-bit weights where moving the model to another device does not find them.
     """
     llm.requires_grad_(False)
     for module in llm.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
+        if hasattr(getattr(module, "state", None), "CB"):
+            module.register_forward_pre_hook(_bring_weights)
+
+
+def _bring_weights(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+    state: Any = module.state
+    if state.CB is not None and state.CB.device != inputs[0].device:
+        state.CB, state.SCB = state.CB.to(inputs[0].device), state.SCB.to(inputs[0].device)
 
 
 def is_quantized(llm: nn.Module) -> bool:

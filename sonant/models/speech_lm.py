@@ -7,14 +7,15 @@ features ──encoder──▶ frames ─┴─aligned──adapter──▶ au
 """
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Self, cast
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from sonant.audio.features import FeatureSpec
@@ -89,6 +90,17 @@ class SpeechLM(nn.Module):
         self.speech_head: SpeechHead | None = None  # see `sonant.models.build.add_speech_head`
         self.config = config  # how `build_speech_lm` made it; what a checkpoint records
         self.own_parts = frozenset(own_parts)  # parts whose weights differ from where `config` says they come from
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SpeechLM":
+        """Moves or casts all there is; a table of embeddings that the adapter shares with the LLM stays shared."""
+        adapter: Any = self.adapter
+        table, weight = getattr(adapter, "table", None), self.llm.get_input_embeddings().weight
+        if table is None or isinstance(weight, DTensor) or table.data_ptr() != weight.data_ptr() or table.is_meta:
+            return super()._apply(fn, recurse)
+        adapter.table = None  # else it would be copied
+        super()._apply(fn, recurse)
+        adapter.table = self.llm.get_input_embeddings().weight.detach()[: len(table)]
+        return self
 
     @property
     def speech_encoders(self) -> list[SpeechEncoder]:

@@ -81,6 +81,12 @@ def _meeting() -> tuple[Store, int, int]:
     return next(rendezvous("env://"))
 
 
+def take_gpu(device: Literal["auto", "cpu", "cuda"]) -> None:
+    """Makes this process's own GPU the one that is meant where none is named: a quantised LLM is loaded there."""
+    if device != "cpu" and torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+
+
 def led(act: Callable[[], None]) -> None:
     """Runs `act` on rank 0 while the others wait: what it writes they may read then. Its Exception is raised on all."""
     with joined("cpu") as ranks:
@@ -191,11 +197,11 @@ def llm_layers(model: nn.Module) -> list[nn.Module]:
 
 @contextlib.contextmanager
 def gradients_shared(module: nn.Module, *, when: bool) -> Iterator[None]:
-    """Within, a backward pass exchanges gradients with the other ranks only `when` it is the step's last."""
-    if isinstance(module, FSDPModule):
-        module.set_requires_gradient_sync(when)
-        yield
-    elif isinstance(module, DistributedDataParallel) and not when:
+    """Within, a backward pass exchanges gradients with the other ranks only `when` it is the step's last.
+
+    FSDP2 does so in each: until it has, every rank holds the gradients of all.
+    """
+    if isinstance(module, DistributedDataParallel) and not when:
         with module.no_sync():
             yield
     else:

@@ -8,6 +8,7 @@ it decides by its integers it decides as ever. What it decides by what it heard 
 """
 
 import contextlib
+import re
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,6 +32,7 @@ GRADIENTS = "gradients"
 HEAD = "logits and loss"  # what belongs to no other part
 _RUN = 4  # places: a recogniser is taken to hear a new token every fourth of its frames
 _aten = torch.ops.aten
+_ATTENTION = re.compile(r"aten\._scaled_dot_product_(?:flash|efficient|cudnn|fused)_attention(?:_for_cpu)?(_backward)?")
 _BY_MASK = {_aten.index.Tensor, _aten.index_put.default, _aten.index_put_.default, _aten._unsafe_index.Tensor}
 
 
@@ -63,8 +65,11 @@ class DryStep:
 
 
 def kind_of(func: Any) -> str:
-    """Returns the kind of an operation of torch, as "aten.mm"."""
-    return str(func._overloadpacket)
+    """Returns the kind of an operation of torch, as "aten.mm"; a GPU's attention by the name it has on a CPU."""
+    name = str(func._overloadpacket)
+    if found := _ATTENTION.fullmatch(name):
+        return f"aten._scaled_dot_product_flash_attention_for_cpu{found[1] or ''}"
+    return name
 
 
 def shapes_of(model: nn.Module) -> FakeTensorMode:

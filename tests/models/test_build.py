@@ -102,3 +102,15 @@ def test_mistakes_in_the_configuration_are_named() -> None:
         _config(encoders=[])
     with pytest.raises(pydantic.ValidationError):
         _config().lora = None  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_adapter_shares_the_embeddings_of_the_llm_wherever_both_go(dtype: torch.dtype) -> None:
+    """A model on a GPU held them twice, and the second did not learn with the first."""
+    model: Any = build_speech_lm(_config(adapter={"kind": "ctc_pooling", "head": "distance"}))
+    weight = model.llm.get_input_embeddings().weight
+    assert model.adapter.table.data_ptr() == weight.data_ptr()
+    before, weight = model.adapter.table.clone(), model.to(dtype).llm.get_input_embeddings().weight
+    assert model.adapter.table.data_ptr() == weight.data_ptr()
+    assert torch.equal(model.adapter.table, before.to(dtype))
+    assert not model.adapter.table.requires_grad

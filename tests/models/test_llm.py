@@ -3,6 +3,7 @@
 import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pydantic
 import pytest
@@ -110,3 +111,23 @@ def test_settings_that_make_no_model_are_one_clear_error(changes: dict[str, obje
 def test_settings_of_a_hub_config_that_its_class_does_not_know_are_kept(key: str) -> None:
     # Configs of the hub hold such keys, and saved models hold their configs: refusing them refused the models.
     load_llm(LLMConfig(architecture=architecture("gemma3_text") | {key: 1}))
+
+
+def test_an_llm_with_flash_attention_is_checked_on_the_cpu_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its kernel refuses tensors on the CPU, where models are loaded: no such LLM could be."""
+    llm = small_llm()
+    chosen: list[str] = []
+
+    def choose(kind: str) -> None:
+        chosen.append(kind)
+        llm.config._attn_implementation = kind
+
+    llm.config._attn_implementation = "flash_attention_2"
+    monkeypatch.setattr(llm, "set_attn_implementation", choose)
+    monkeypatch.setattr(llm, "forward", lambda forward=llm.forward, **given: _not_flash(llm) or forward(**given))
+    check_embeddings(llm)
+    assert chosen == ["sdpa", "flash_attention_2"]
+
+
+def _not_flash(llm: Any) -> None:
+    assert llm.config._attn_implementation == "sdpa"

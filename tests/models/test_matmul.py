@@ -45,3 +45,12 @@ def test_auto_refuses_kernels_that_round_their_inputs(bits: int, monkeypatch: py
 def test_the_setting_returns_after_an_exception() -> None:
     with pytest.raises(RuntimeError, match="inside"), fast_matmul("medium"):
         raise RuntimeError("inside")
+
+
+@pytest.mark.parametrize(("kind", "rounds"), [("highest", False), ("medium", True)])
+def test_convolutions_on_nvidia_round_where_products_do(kind: matmul.Matmul, rounds: bool) -> None:
+    """torch lets them round to TF32 whatever products do: "highest" was not as exact as it says."""
+    before = torch.backends.cudnn.allow_tf32
+    with fast_matmul(kind):
+        assert torch.backends.cudnn.allow_tf32 is rounds
+    assert torch.backends.cudnn.allow_tf32 is before

@@ -93,6 +93,31 @@ def test_random_weights_are_not_rounded() -> None:
         LLMConfig(architecture={"model_type": "llama"}, quantize="nf4")
 
 
+def test_eight_bits_follow_the_model_to_another_device() -> None:
+    """bitsandbytes takes them out of the weight at the first product; `.to` of the model did not find them there."""
+
+    class State:
+        CB: Tensor | None = None
+        SCB: Tensor | None = None
+
+    class Rounded(nn.Linear):
+        state = State()
+
+        def forward(self, x: Tensor) -> Tensor:
+            if self.state.CB is not None:
+                assert self.state.SCB is not None
+                assert self.state.CB.device == self.state.SCB.device == x.device
+            return x
+
+    llm: Any = nn.Sequential(Rounded(2, 2))
+    quantized.settle(llm)
+    llm(torch.ones(2))  # nothing to bring yet
+    llm[0].state.CB, llm[0].state.SCB = torch.ones(2, 2, dtype=torch.int8), torch.ones(2)
+    assert llm.to("meta")(torch.ones(2, device="meta")).is_meta
+    assert llm[0].state.CB.is_meta
+    assert not any(parameter.requires_grad for parameter in llm.parameters())
+
+
 def test_what_is_quantized_already_is_not_rounded_again(base: str) -> None:
     file = Path(base) / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"quantization_config": {"quant_method": "gptq"}}))

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from sonant.train.cost import most_allocated
-from sonant.train.dry_run import GRADIENTS, HEAD, dry_step, empty, shapes_of
+from sonant.train.dry_run import GRADIENTS, HEAD, dry_step, empty, kind_of, shapes_of
 
 
 class Squares:
@@ -129,3 +129,14 @@ def test_keys_that_queries_share_are_held_once_and_multiplied_as_often() -> None
     assert backward.flops == 5 * 2 * 2 * 4 * 100 * 100 * 8  # five products for each row and query head
     head = 4 * 2 * 100 * 8
     assert 20 * head < backward.moved_bytes < 21 * head  # q, its gradient, output and its: 16; k, v and theirs: 4
+
+
+def test_attention_is_one_kind_on_every_device() -> None:
+    """A step is counted with a CPU's kernel and measured with a GPU's."""
+    aten = torch.ops.aten
+    on_cpu = aten._scaled_dot_product_flash_attention_for_cpu
+    for kernel in (aten._scaled_dot_product_flash_attention, aten._scaled_dot_product_efficient_attention):
+        assert kind_of(kernel.default) == kind_of(on_cpu.default)
+    backward = aten._scaled_dot_product_cudnn_attention_backward
+    assert kind_of(backward.default) == kind_of(aten._scaled_dot_product_flash_attention_for_cpu_backward.default)
+    assert kind_of(aten.mm.default) == "aten.mm"
