@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sonant.cli.imports import quick_imports
+
 if TYPE_CHECKING:
     from sonant.chat.messages import Conversation, Message, Part
     from sonant.generate.assistant import Assistant
@@ -53,12 +55,12 @@ def ask(
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole conversation as one manifest line.")] = False,
 ) -> None:
     """Ask a model: text, audio files, several turns. The answer streams to the terminal."""
-    from sonant.chat.messages import Conversation
-    from sonant.chat.messages import system as system_message
-    from sonant.errors import RequestError
-    from sonant.generate.assistant import Assistant
-    from sonant.generate.sampling import GenerationConfig
-
+    with quick_imports():
+        from sonant.chat.messages import Conversation
+        from sonant.chat.messages import system as system_message
+        from sonant.errors import RequestError
+        from sonant.generate.assistant import Assistant
+        from sonant.generate.sampling import GenerationConfig
     turns = _turns(parts) if parts else []
     if not turns and not chat:
         raise RequestError("nothing to ask: give text or audio files after the model, or --chat")

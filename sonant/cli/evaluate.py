@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sonant.cli.evaluate_tables import list_suites, print_results, progress_bar
+from sonant.cli.imports import quick_imports
 
 if TYPE_CHECKING:
     from sonant.evaluate.arms import Examinee
@@ -123,9 +124,9 @@ def evaluate(
         return run_outside(tool, paths, out, setup=setup, endpoint=endpoint, checkpoint=checkpoint, limit=limit)
     if suite == "list":
         return list_suites()
-    from sonant.evaluate.run import run_sets, sets_of
-    from sonant.evaluate.suite import Place
-
+    with quick_imports():
+        from sonant.evaluate.run import run_sets, sets_of
+        from sonant.evaluate.suite import Place
     model = _given(model, manifests or suite)
     place = Place(root, imported or out / "imported", only, skip_missing, judged=judge != "none")
     with progress_bar() as tell:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sonant.cli.imports import quick_imports
+
 if TYPE_CHECKING:
     from sonant.generate.assistant import Assistant
     from sonant.parity.certificate import Certificate, Finding
@@ -33,10 +35,10 @@ def parity(
 
     from rich.console import Console
 
-    from sonant.generate.assistant import Assistant
-    from sonant.parity.certificate import certify
-    from sonant.parity.questions import made_questions, manifest_questions
-
+    with quick_imports():
+        from sonant.generate.assistant import Assistant
+        from sonant.parity.certificate import certify
+        from sonant.parity.questions import made_questions, manifest_questions
     questions = made_questions()[:num_rows] if rows is None else manifest_questions(rows, num_rows=num_rows)
     assistant = Assistant.from_folder(model, device=device)
     with TemporaryDirectory(prefix="sonant-parity-") as scratch, Console(stderr=True).status("asked alone") as status:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sonant.cli.imports import quick_imports
+
 if TYPE_CHECKING:
     from sonant.serve.settings import ServeConfig
 
@@ -45,7 +47,8 @@ def serve(
     from sonant.errors import RequestError
 
     try:
-        from sonant.serve.running import load_service, run
+        with quick_imports():
+            from sonant.serve.running import load_service, run
     except ImportError as error:
         raise RequestError(f"serving needs more packages ({error.name}); pip install 'sonant[serve]'") from None
 

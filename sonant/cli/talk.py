@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sonant.cli.imports import quick_imports
+
 if TYPE_CHECKING:
     from sonant.chat.messages import Conversation, Message
     from sonant.generate.assistant import Assistant
@@ -58,7 +60,8 @@ def _in_browser(model: Path, *, port: int, open_page: bool, device: str) -> None
     from sonant.serve.settings import ServeConfig, trained_wordings
 
     try:
-        from sonant.serve.running import load_service, run
+        with quick_imports():
+            from sonant.serve.running import load_service, run
     except ImportError as error:
         raise RequestError(f"the page needs more packages ({error.name}); pip install 'sonant[serve]'") from None
 
@@ -87,11 +90,11 @@ def _has_browser() -> bool:
 
 
 def _in_terminal(model: Path, *, device: str) -> None:
-    from sonant.audio.device import check_device
-    from sonant.chat.messages import Conversation
-    from sonant.errors import AudioError, SonantError
-    from sonant.generate.assistant import Assistant
-
+    with quick_imports():
+        from sonant.audio.device import check_device
+        from sonant.chat.messages import Conversation
+        from sonant.errors import AudioError, SonantError
+        from sonant.generate.assistant import Assistant
     check_device("input")
     talker = Assistant.from_folder(model, device=device)
     aloud = talker.model.speech_head is not None

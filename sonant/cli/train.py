@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sonant.cli.imports import quick_imports
+
 if TYPE_CHECKING:
     from sonant.train.trainer import TrainResult
 
@@ -79,9 +81,11 @@ def train(
     import yaml
 
     from sonant.config import save_config
-    from sonant.train.distributed import leads, take_gpu
 
-    settings_class, main = load_recipe(recipe)
+    with quick_imports():
+        from sonant.train.distributed import leads, take_gpu
+
+        settings_class, main = load_recipe(recipe)
     config = _resolved(settings_class, recipe, [*(settings or []), *(["train.resume=true"] if resume else [])])
     if show:
         return typer.echo(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))

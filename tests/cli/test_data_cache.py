@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from sonant.audio.io import save
@@ -8,7 +9,7 @@ from sonant.chat.messages import AudioPart, Conversation, assistant, user
 from sonant.cli.data import app
 from sonant.data.frame_cache import FrameCache
 from sonant.data.manifest import Manifest, write
-from sonant.errors import ConfigError, ManifestError
+from sonant.errors import ConfigError, ManifestError, ModelError
 from sonant.testing import tone
 
 
@@ -56,5 +57,9 @@ def test_an_unknown_setting_of_the_encoder_is_named(manifest: Path) -> None:
 
 
 def test_a_gpu_that_is_not_there_is_told(manifest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert cache(manifest, "--device", "cuda").startswith("2\n")  # it was a traceback of torch's
+    def refuse(*size: int, device: torch.device) -> None:
+        raise AssertionError("Torch not compiled with CUDA enabled")
+
+    monkeypatch.setattr("sonant.models.device.torch.empty", refuse)
+    with pytest.raises(ModelError, match="device 'cuda' cannot be used"):  # it was a traceback of torch's
+        cache(manifest, "--device", "cuda")
