@@ -32,7 +32,7 @@ from sonant.errors import TrainingError
 from sonant.models.matmul import Matmul, fast_matmul
 from sonant.train import distributed, log, optim
 from sonant.train.distributed import Parallel, Ranks
-from sonant.train.heap import give_back, keep_few_kernels, keep_freed_memory
+from sonant.train.heap import keep_freed_memory
 from sonant.train.log import RunLog
 from sonant.train.recompute import ActivationCheckpointing, recompute_layers
 from sonant.train.resume import Checkpointer, Progress
@@ -129,7 +129,6 @@ def train(
     many steps in a row are not finite, a score is missing or a checkpoint cannot be written; CheckpointError if no
     checkpoint there can be used.
     """
-    keep_few_kernels()
     with (
         distributed.joined(config.device) as ranks,
         fast_matmul(config.matmul, device=ranks.device) as matmul,
@@ -243,8 +242,6 @@ class _Stepper:
             record["skipped"] = "no supervised tokens" if finite else "loss or gradient not finite"
             record["rows"] = [name for rank in ours for name in rank["bad"]]
         self._optimizer.zero_grad(set_to_none=True)
-        if self._ranks.device.type == "cpu":
-            give_back(at.step + 1)
         _advance(at, item, ours, finite=finite)
         record |= {"lr": rates, "grad_norm": norm, "bad_steps": at.bad_steps} | log.rates(
             ours, at.task_tokens, seconds=time.perf_counter() - started + waited_s
