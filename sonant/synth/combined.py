@@ -5,8 +5,7 @@
     question     2 + 2? -> 4                 -> Transcript: hello⏎Answer: 4⏎In German: hallo
 
 Independent sub-instructions may come in any order; which orders training never sees is decided by a hash of their names
-(`split_of_combination`). Of the others, training asks so that every sub-task stands about equally often in each place.
-Chained ones rest on the answer before ("translate what you wrote"), and come in two forms:
+(`split_of_combination`). Chained ones rest on the answer before ("translate what you wrote"), and come in two forms:
 asking for the steps (chain_of_thought) and asking for the last result only (direct), on the same recording.
 
 What can be combined, in which words, is a setting (synth/presets/combined/*.yaml). Every row tells its parts to the
@@ -39,7 +38,6 @@ from sonant.errors import ConfigError
 
 PRESETS = Path(__file__).parent / "presets" / "combined"
 Recording = tuple[str, float, float | None]  # an audio part's key
-BALANCING_ROUNDS = 3
 NUMBERS = ("one", "two", "three", "four")  # fields of a frame
 
 
@@ -101,34 +99,6 @@ class _Asked:
     row: Conversation
 
 
-@dataclass(frozen=True)
-class _Orders:
-    """The orders of one size that a recording may be asked in, and how often each is; without weights all are alike."""
-
-    orders: Sequence[tuple[str, ...]]
-    weights: Sequence[float] | None
-
-    def draw(self, rng: random.Random) -> tuple[str, ...]:
-        return rng.choice(self.orders) if self.weights is None else rng.choices(self.orders, self.weights)[0]
-
-
-def _balanced(orders: Sequence[tuple[str, ...]]) -> list[float]:
-    """Weights with which every sub-task stands about equally often in each place.
-
-    Were all orders asked alike, those held out would leave some sub-tasks hardly ever last, and a model would learn to
-    stop before them or to say them twice. Proportional fitting, stopped early: orders that share their places with many
-    others would fade out in the end.
-    """
-    weights = [1.0] * len(orders)
-    for _ in range(BALANCING_ROUNDS):
-        for place in range(len(orders[0])):
-            share: dict[str, float] = defaultdict(float)
-            for order, weight in zip(orders, weights, strict=True):
-                share[order[place]] += weight
-            weights = [weight / share[order[place]] for order, weight in zip(orders, weights, strict=True)]
-    return weights
-
-
 class Combiner:
     """Makes combined rows of single ones: rows belong together if they hold the same stretch of the same recording.
 
@@ -163,7 +133,7 @@ class Combiner:
         if unseen and self.split == "train":
             raise ConfigError("training has no unseen combinations: ask for the seen ones, or for split dev or test")
         wanted = self.split if unseen else "train"
-        orders: dict[frozenset[str], dict[int, _Orders]] = {}
+        orders: dict[frozenset[str], dict[int, list[tuple[str, ...]]]] = {}
         for key, of_task in self._recordings.items():
             names = frozenset(of_task)
             if names not in orders:
@@ -172,7 +142,7 @@ class Combiner:
                 rng = random.Random(f"{self.seed} {unseen} {number} {_named(key)}")
                 by_size = orders[names]
                 (size,) = rng.choices(list(by_size), weights=[self.config.sizes[size] for size in by_size])
-                asked = [self._asked(name, of_task, rng) for name in by_size[size].draw(rng)]
+                asked = [self._asked(name, of_task, rng) for name in rng.choice(by_size[size])]
                 if row := self._row(asked, task="combined", id=f"{_first_id(asked)}-combined-{int(unseen)}{number}"):
                     yield row
 
@@ -210,14 +180,14 @@ class Combiner:
             return "a recording where none is heard" if row.heard_parts else "no recording"
         return ""
 
-    def _orders(self, names: frozenset[str], wanted: Split) -> dict[int, _Orders]:
+    def _orders(self, names: frozenset[str], wanted: Split) -> dict[int, list[tuple[str, ...]]]:
         """Size -> the orders of sub-tasks that a split may ask of a recording, each with one that is heard."""
         found = {}
         for size in self.config.sizes:
             several = permutations(sorted(names | self._written.keys()), size)
             allowed = [each for each in several if names & set(each) and split_of_combination(each) == wanted]
             if allowed:
-                found[size] = _Orders(allowed, _balanced(allowed) if self.split == "train" else None)
+                found[size] = allowed
         return found
 
     def _asked(
