@@ -84,12 +84,11 @@ def test_a_loss_is_all_on_the_gpu(parts: dict[str, Any], gpu: PretendGPU) -> Non
 
 
 @pytest.mark.parametrize("parts", MODELS.values(), ids=MODELS)
-@pytest.mark.parametrize("config", CONFIGS, ids=["greedy", "drawn"])
-def test_answers_are_decoded_all_on_the_gpu(parts: dict[str, Any], config: GenerationConfig, gpu: PretendGPU) -> None:
+def test_answers_are_decoded_all_on_the_gpu(parts: dict[str, Any], gpu: PretendGPU) -> None:
     model = model_on_gpu(tiny_speech_lm(**parts))
     batch = batch_on_gpu(batch_for(model, for_generation=True))
     with gpu:
-        answers = generate(model, batch, config=config, stop_ids=NEVER)
+        answers = generate(model, batch, config=CONFIGS[1], stop_ids=NEVER)
     assert [len(answer) for answer in answers] == [3, 3, 3]
     assert gpu.faults == []
 

@@ -93,7 +93,7 @@ class SpeechLM(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SpeechLM":
         """Moves or casts all there is; a table of embeddings that the adapter shares with the LLM stays shared."""
-        adapter: Any = self.adapter
+        adapter: Any = getattr(self, "adapter", None)  # an LLM that learns alone has none
         table, weight = getattr(adapter, "table", None), self.llm.get_input_embeddings().weight
         if table is None or isinstance(weight, DTensor) or table.data_ptr() != weight.data_ptr() or table.is_meta:
             return super()._apply(fn, recurse)

@@ -108,3 +108,10 @@ def test_the_recipe_runs_to_a_finished_part(tmp_path: Path):
     assert set(found) >= {"text_question", "text_repeat"}
     said = json.loads((tmp_path / "run" / "model" / "provenance.json").read_text())
     assert said["scores"]["dev"] == found
+
+
+def test_an_llm_without_ears_goes_to_a_device() -> None:
+    """What keeps an adapter's table shared looked for an adapter: `sonant world build` failed."""
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 32}
+    llm = load_llm(LLMConfig(architecture={"model_type": "llama", **shape}))
+    assert next(TextLM(llm).to("meta").parameters()).is_meta
