@@ -16,6 +16,7 @@ import transformers
 from sonant.chat.messages import AudioPart
 from sonant.errors import ModelError
 from sonant.generate.recognizer import CTCRecognizer, Recognizer, Samples, Tell, by_length, collapse
+from sonant.models.device import device_named
 from sonant.models.encoders.wavlm import quiet_masks
 from sonant.models.parts import PartClass, load_part, quiet_transformers, read_part_config, resolve_part
 
@@ -172,4 +173,4 @@ def _load(path: str, part: PartClass, *, device: str | None) -> tuple[Any, Any, 
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
         raise ModelError(f"{path}: its feature extractor or tokenizer cannot be loaded ({error})") from None
-    return model.eval().to(device or ("cuda" if torch.cuda.is_available() else "cpu")), extractor, tokenizer
+    return model.eval().to(device_named(device or "auto")), extractor, tokenizer

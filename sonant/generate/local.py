@@ -23,6 +23,7 @@ from sonant.chat.tokenizer import ChatTokenizer
 from sonant.errors import ChatError, RequestError
 from sonant.generate.chat_model import ChatAnswer, ChatRequest, plain_messages
 from sonant.generate.sampling import Drawing, GenerationConfig, draw
+from sonant.models.device import device_named
 from sonant.models.llm import LLMConfig, load_llm
 from sonant.models.parts import resolve_part
 
@@ -51,11 +52,11 @@ class LocalModel:
         device: where it runs; by default a GPU in bfloat16 if there is one, else the CPU in float32.
         Raises: ModelError or ChatError if the folder holds no such model, tokenizer or chat template.
         """
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        dtype = "float32" if device == "cpu" else "bfloat16"
+        where = device_named(device or "auto")
+        dtype = "float32" if where.type == "cpu" else "bfloat16"
         llm = load_llm(LLMConfig(path=str(path), dtype=dtype))
         tokenizer = ChatTokenizer.from_folder(resolve_part(str(path)))
-        return cls(llm.to(device), tokenizer, name=str(path), batch_size=batch_size)
+        return cls(llm.to(where), tokenizer, name=str(path), batch_size=batch_size)
 
     def complete(
         self, requests: Sequence[ChatRequest], *, progress: Callable[[int], None] = lambda done: None

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from transformers import AutoTokenizer
 
+from sonant.models.device import device_named
 from sonant.models.llm import LLMConfig, load_llm
 from sonant.models.parts import quiet_transformers, resolve_part
 
@@ -17,7 +18,7 @@ class TextLikelihood:
 
     def __init__(self, path: str, *, device: str | None = None) -> None:
         """Raises: ModelError if it cannot be loaded."""
-        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = device_named(device or "auto")
         self.llm = load_llm(LLMConfig(path=path)).to(self.device)
         with quiet_transformers():
             self.tokenizer = AutoTokenizer.from_pretrained(resolve_part(path), trust_remote_code=False)

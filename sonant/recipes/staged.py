@@ -28,6 +28,7 @@ from sonant.models.encoders.load import load_encoder
 from sonant.models.freeze import FreezePlan, GroupConfig
 from sonant.models.speech_lm import SpeechLM
 from sonant.recipes.fitting import ModelSettings
+from sonant.train.distributed import own_gpu
 from sonant.train.optim import Schedule
 from sonant.train.trainer import TrainConfig, TrainResult
 
@@ -80,7 +81,7 @@ def device_of(train: TrainConfig) -> str:
     """Returns where this process computes: its GPU if there is one and it may, else the CPU."""
     if train.device == "cpu" or not torch.cuda.is_available():
         return "cpu"
-    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    return str(own_gpu())
 
 
 def cached_frames(

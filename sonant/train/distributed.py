@@ -55,7 +55,7 @@ def joined(device: Literal["auto", "cpu", "cuda"]) -> Iterator[Ranks]:
     cuda = torch.cuda.is_available() if device == "auto" else device == "cuda"
     if cuda and not torch.cuda.is_available():
         raise TrainingError("device cuda was asked for, but torch sees no GPU; use device auto or cpu")
-    where = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")
+    where = own_gpu() if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(where)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 and not dist.is_initialized():
@@ -81,10 +81,15 @@ def _meeting() -> tuple[Store, int, int]:
     return next(rendezvous("env://"))
 
 
+def own_gpu() -> torch.device:
+    """Returns this process's GPU among those of its machine."""
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
 def take_gpu(device: Literal["auto", "cpu", "cuda"]) -> None:
     """Makes this process's own GPU the one that is meant where none is named: a quantised LLM is loaded there."""
     if device != "cpu" and torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(own_gpu())
 
 
 def led(act: Callable[[], None]) -> None:

@@ -32,7 +32,7 @@ GRADIENTS = "gradients"
 HEAD = "logits and loss"  # what belongs to no other part
 _RUN = 4  # places: a recogniser is taken to hear a new token every fourth of its frames
 _aten = torch.ops.aten
-_ATTENTION = re.compile(r"aten\._scaled_dot_product_(?:flash|efficient|cudnn|fused)_attention(?:_for_cpu)?(_backward)?")
+_ATTENTION = re.compile(r"aten\._scaled_dot_product_(?:flash|efficient|cudnn)_attention(?:_for_cpu)?(_backward)?")
 _BY_MASK = {_aten.index.Tensor, _aten.index_put.default, _aten.index_put_.default, _aten._unsafe_index.Tensor}
 
 
