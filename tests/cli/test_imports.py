@@ -2,11 +2,12 @@ import subprocess
 import sys
 
 STORY = """
-import gc
+import gc, sys
 from sonant.cli.imports import quick_imports
 
 with quick_imports():
-    import sonant.train.trainer
+    import sonant.cli.main
+    sys.modules["torch"] = sys  # as if it were here: to import it takes seconds
     assert not gc.isenabled()
 assert gc.isenabled()
 many = gc.get_freeze_count()
