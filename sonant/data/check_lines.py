@@ -98,6 +98,8 @@ class _LineReader:
         read = _doubtful if self._reading.count_tokens else self._clean.read
         for line in data.removesuffix(b"\n").split(b"\n"):
             rows.append(read(line) or self._doubtful_row(line, len(rows), found))
+        if not data:
+            found = [found[0]._replace(code="no-rows", detail="0 bytes")]
         return self._columns(data, rows, found)
 
     def _columns(self, data: bytes, rows: Sequence[Row], found: list[RowFault]) -> Columns:

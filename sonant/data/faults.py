@@ -21,6 +21,7 @@ class Kind(NamedTuple):
 
 KINDS: Mapping[str, Kind] = {
     # the line
+    "no-rows": Kind("error", "a manifest without anything", "write it again, or leave it out"),
     "empty-line": Kind("error", "a line without anything", "delete the line"),
     "not-utf8": Kind("error", "bytes that are not UTF-8", "save the manifest as UTF-8"),
     "bad-json": Kind("error", "a line that is not JSON", "write one JSON object a line"),
