@@ -12,7 +12,7 @@ Every clip carries its transcript, every row its voice as `speaker`.
 
 import os
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -103,7 +103,18 @@ def make_world(
         tell(f"{split}: {len(wanted)} clips")
         speak(synthesizer, wanted, folder=out / "clips")
     # Manifests come last: where one is, its clips are.
-    return {name: manifest.write(out / name, map(_beside(out), rows)) for name, rows in rows_of.items() if rows}
+    return write_manifests(out, {name: list(map(_beside(out), rows)) for name, rows in rows_of.items()})
+
+
+def write_manifests(out: Path, rows_of: Mapping[str, Sequence[Conversation]]) -> dict[str, int]:
+    """Returns name -> rows of the manifests it writes below `out`; those without rows are not there afterwards.
+
+    What a larger world left would be taken for this one's.
+    """
+    counts = {name: manifest.write(out / name, rows) for name, rows in rows_of.items() if rows}
+    for name in rows_of.keys() - counts.keys():
+        (out / name).unlink(missing_ok=True)
+    return counts
 
 
 def _split_rows(

@@ -36,13 +36,12 @@ from sonant.audio.io import info, load
 from sonant.chat.messages import AudioPart, Conversation, assistant, user
 from sonant.chat.spelling import MARKS
 from sonant.config import Config
-from sonant.data import manifest
 from sonant.errors import SynthesisError
 from sonant.synth.continuations import SAMPLE_RATE_HZ, Utterance, joined
 from sonant.synth.cutting import CutBy, CutRule
 from sonant.synth.tts import SpeechRequest, Synthesizer, clip_path, load_synthesizer, marks_of, speak
 from sonant.synth.world.facts import Fact, facts, held_out, names_held_out
-from sonant.synth.world.make import Tell, text_rows
+from sonant.synth.world.make import Tell, text_rows, write_manifests
 from sonant.synth.world.speakers import Speaker, speakers
 from sonant.synth.world.tasks import REPEAT
 from sonant.synth.world.text import Split, draw, fact_questions, in_split, sentence, words
@@ -126,9 +125,7 @@ def make_spectron_world(
         for name in ("continuation", "continuation_heldout"):
             rows[f"{name}_bounded"] = [_bounded(row) for row in rows[name]]
         # Manifests come last: where one is, its clips are.
-        for name, made in rows.items():
-            if made:
-                counts[f"{split}/{name}.jsonl"] = manifest.write(out / split / f"{name}.jsonl", made)
+        counts |= write_manifests(out, {f"{split}/{name}.jsonl": made for name, made in rows.items()})
     return counts
 
 

@@ -28,12 +28,11 @@ from pydantic import Field
 
 from sonant.chat.messages import Conversation, TextPart, assistant, user
 from sonant.config import Config
-from sonant.data import manifest
 from sonant.data.prompts import AUDIO, instructed, load_prompt_bank
 from sonant.synth.combined import Combiner, load_combined
 from sonant.synth.tts import Synthesizer, load_synthesizer
 from sonant.synth.world.facts import Fact
-from sonant.synth.world.make import Tell, text_rows
+from sonant.synth.world.make import Tell, text_rows, write_manifests
 from sonant.synth.world.scenes import (
     Clip,
     Kind,
@@ -140,9 +139,8 @@ def make_wavllm_world(
         clips = list(_clips(split, sizes, recorder, config.seed))
         tell(f"{split}: {recorder.record()} clips")
         # Manifests come last: where one is, its clips are.
-        for task, rows in _rows(split, sizes, clips, config.seed).items():
-            if rows:
-                counts[f"{split}/{task}.jsonl"] = manifest.write(out / split / f"{task}.jsonl", rows)
+        rows = _rows(split, sizes, clips, config.seed)
+        counts |= write_manifests(out, {f"{split}/{task}.jsonl": of_task for task, of_task in rows.items()})
     return counts
 
 

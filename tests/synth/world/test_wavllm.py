@@ -160,3 +160,14 @@ def test_how_many_things_training_asks_at_once_changes_no_test_row(world: Path, 
     assert {len(row.extra["combination"]) for row in rows(tmp_path, "train/combined")} == {3}
     asked = [[row.messages[0].text for row in rows(out, "test/combined")] for out in (world, tmp_path)]
     assert asked[0] == asked[1]
+
+
+def test_a_manifest_that_a_smaller_world_has_not_does_not_stay(tmp_path: Path) -> None:
+    old = tmp_path / "train" / "verification.jsonl"
+    old.parent.mkdir()
+    old.write_text("of a world with pairs")
+    config = small()
+    config = config.model_copy(update={"train": config.train.model_copy(update={"pairs": 0})})
+    counts = make_wavllm_world(tmp_path, config=config, synthesizer=Hum())
+    assert "train/verification.jsonl" not in counts
+    assert not old.exists()
