@@ -10,7 +10,8 @@ Chained ones rest on the answer before ("translate what you wrote"), and come in
 (chain_of_thought) and asking for the last result only (direct), on the same recording.
 
 Where sub-tasks have a `mark`, an answer opens with an outline: "T A G⏎Transcript: hello⏎Answer: 4⏎In German: hallo".
-So the order is settled before anything is written. Checkers do not look at what stands before the first intro.
+So the order is settled before anything is written. Checkers do not look at what stands before the first intro. A
+`last_separator` of its own tells that one part is left, and so where to stop.
 
 What can be combined, in which words, is a setting (synth/presets/combined/*.yaml). Every row tells its parts to the
 checkers of `sonant.evaluate` in `instructions` (sonant/data/instructions.py).
@@ -69,6 +70,7 @@ class CombinedConfig(Config):
     """What is combined, and in which words."""
 
     separator: str = "\n"  # between the parts of an answer
+    last_separator: str | None = None  # before the last of them; None: as between the others
     sizes: dict[int, float] = Field({1: 0.1, 2: 0.35, 3: 0.35, 4: 0.2}, min_length=1)  # sub-instructions -> weight
     frames: dict[int, Wordings]  # sub-instructions -> "To begin, {one}; then {two}."
     tasks: dict[str, SubTask]
@@ -276,8 +278,7 @@ class Combiner:
         heard = next(each.row for each in asked if each.row.heard_parts)
         phrases = dict(zip(NUMBERS, (each.phrase for each in asked), strict=False))
         parts = instructed(_punctuated(frames[number], phrases), heard.heard_parts[0], **phrases)
-        told = [f"{each.intro} {each.reference}" for each in instructions]
-        answer = self.config.separator.join([outline] * bool(outline) + told)
+        answer = self._joined(outline, [f"{each.intro} {each.reference}" for each in instructions])
         sources = list(dict.fromkeys(each.row.id for each in asked))
         note = {
             "combination": [each.name for each in asked],
@@ -289,6 +290,11 @@ class Combiner:
         return Conversation(
             turns, id=id, task=task, language=heard.language, speaker=heard.speaker, extra={**extra, **note}
         )
+
+    def _joined(self, outline: str, parts: Sequence[str]) -> str:
+        *before, last = [outline, *parts] if outline else parts
+        separator, last_one = self.config.separator, self.config.last_separator
+        return separator.join(before) + (separator if last_one is None else last_one) * bool(before) + last
 
 
 def _named(recording: Recording) -> str:

@@ -128,6 +128,21 @@ def test_an_answer_opens_with_the_marks_of_its_parts_in_their_order() -> None:
     assert direct.reference == "G\nIn German: hallo"
 
 
+@pytest.mark.parametrize(
+    ("config", "alone", "steps"),
+    [
+        (CONFIG, "In German: hallo", "Text: hello\nIn German: hallo; Again: hallo"),
+        (MARKED, "G; In German: hallo", "T G G\nText: hello\nIn German: hallo; Again: hallo"),
+    ],
+)
+def test_what_stands_before_the_last_part_tells_where_to_stop(config: CombinedConfig, alone: str, steps: str) -> None:
+    """With an outline alone, a manner that training hardly ever had last was said twice: "sound: sad. sound: sad"."""
+    config = config.model_copy(update={"last_separator": "; "})
+    made = list(Combiner(rows()[:2], config, split="test").chained())
+    assert [each.reference for each in made] == [steps, alone]
+    assert all(mark.right for each in made for mark in part_marks(each.reference, each))
+
+
 def test_an_outline_that_could_be_taken_for_an_intro_is_left_out_and_told() -> None:
     combiner = Combiner(many(20), with_marks(asr="text", translation="G", question="A", mood="M"), split="train")
     made = list(combiner.independent(unseen=False))

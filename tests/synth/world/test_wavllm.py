@@ -125,8 +125,8 @@ def test_combined_rows_of_tests_are_in_orders_that_training_has_not(world: Path)
     tasks = load_combined("tiny").tasks
     for row in rows(world, "test/combined"):
         outline = " ".join(tasks[name].mark for name in row.extra["combination"])
-        parts = [f"{each['intro']} {each['reference']}" for each in row.extra["instructions"]]
-        assert row.reference == ". ".join([outline, *parts])
+        *parts, last = [f"{each['intro']} {each['reference']}" for each in row.extra["instructions"]]
+        assert row.reference == f"{'. '.join([outline, *parts])}.. {last}"
 
 
 def test_written_combined_rows_hold_what_was_said(world: Path) -> None:
