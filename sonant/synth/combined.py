@@ -5,13 +5,8 @@
     question     2 + 2? -> 4                 -> Transcript: hello⏎Answer: 4⏎In German: hallo
 
 Independent sub-instructions may come in any order; which orders training never sees is decided by a hash of their names
-(`split_of_combination`). Of the others, training asks so that every sub-task stands about equally often in each place.
-Chained ones rest on the answer before ("translate what you wrote"), and come in two forms: asking for the steps
-(chain_of_thought) and asking for the last result only (direct), on the same recording.
-
-Where sub-tasks have a `mark`, an answer opens with an outline: "T A G⏎Transcript: hello⏎Answer: 4⏎In German: hallo".
-So the order is settled before anything is written. Checkers do not look at what stands before the first intro. A
-`last_separator` of its own tells that one part is left, and so where to stop.
+(`split_of_combination`). Chained ones rest on the answer before ("translate what you wrote"), and come in two forms:
+asking for the steps (chain_of_thought) and asking for the last result only (direct), on the same recording.
 
 What can be combined, in which words, is a setting (synth/presets/combined/*.yaml). Every row tells its parts to the
 checkers of `sonant.evaluate` in `instructions` (sonant/data/instructions.py).
@@ -43,7 +38,6 @@ from sonant.errors import ConfigError
 
 PRESETS = Path(__file__).parent / "presets" / "combined"
 Recording = tuple[str, float, float | None]  # an audio part's key
-BALANCING_ROUNDS = 3
 NUMBERS = ("one", "two", "three", "four")  # fields of a frame
 
 
@@ -53,7 +47,6 @@ class SubTask(Config):
     kind: Kind
     intro: str  # opens its part of the answer
     phrases: Wordings | str  # inside a sentence: "transcribe the recording"; or the name of a prompt bank
-    mark: str = ""  # names its part in the outline; all sub-tasks have one, or none has
     labels: tuple[str, ...] = ()
     heard: bool = True  # False: made of rows without a recording
 
@@ -70,7 +63,6 @@ class CombinedConfig(Config):
     """What is combined, and in which words."""
 
     separator: str = "\n"  # between the parts of an answer
-    last_separator: str | None = None  # before the last of them; None: as between the others
     sizes: dict[int, float] = Field({1: 0.1, 2: 0.35, 3: 0.35, 4: 0.2}, min_length=1)  # sub-instructions -> weight
     frames: dict[int, Wordings]  # sub-instructions -> "To begin, {one}; then {two}."
     tasks: dict[str, SubTask]
@@ -103,37 +95,8 @@ class _Asked:
 
     name: str
     phrase: str
-    mark: str
     instruction: Instruction
     row: Conversation
-
-
-@dataclass(frozen=True)
-class _Orders:
-    """The orders of one size that a recording may be asked in, and how often each is; without weights all are alike."""
-
-    orders: Sequence[tuple[str, ...]]
-    weights: Sequence[float] | None
-
-    def draw(self, rng: random.Random) -> tuple[str, ...]:
-        return rng.choice(self.orders) if self.weights is None else rng.choices(self.orders, self.weights)[0]
-
-
-def _balanced(orders: Sequence[tuple[str, ...]]) -> list[float]:
-    """Weights with which every sub-task stands about equally often in each place.
-
-    Were all orders asked alike, those held out would leave some sub-tasks hardly ever last, and a model would learn to
-    stop before them or to say them twice. Proportional fitting, stopped early: orders that share their places with many
-    others would fade out in the end.
-    """
-    weights = [1.0] * len(orders)
-    for _ in range(BALANCING_ROUNDS):
-        for place in range(len(orders[0])):
-            share: dict[str, float] = defaultdict(float)
-            for order, weight in zip(orders, weights, strict=True):
-                share[order[place]] += weight
-            weights = [weight / share[order[place]] for order, weight in zip(orders, weights, strict=True)]
-    return weights
 
 
 class Combiner:
@@ -170,7 +133,7 @@ class Combiner:
         if unseen and self.split == "train":
             raise ConfigError("training has no unseen combinations: ask for the seen ones, or for split dev or test")
         wanted = self.split if unseen else "train"
-        orders: dict[frozenset[str], dict[int, _Orders]] = {}
+        orders: dict[frozenset[str], dict[int, list[tuple[str, ...]]]] = {}
         for key, of_task in self._recordings.items():
             names = frozenset(of_task)
             if names not in orders:
@@ -179,7 +142,7 @@ class Combiner:
                 rng = random.Random(f"{self.seed} {unseen} {number} {_named(key)}")
                 by_size = orders[names]
                 (size,) = rng.choices(list(by_size), weights=[self.config.sizes[size] for size in by_size])
-                asked = [self._asked(name, of_task, rng) for name in by_size[size].draw(rng)]
+                asked = [self._asked(name, of_task, rng) for name in rng.choice(by_size[size])]
                 if row := self._row(asked, task="combined", id=f"{_first_id(asked)}-combined-{int(unseen)}{number}"):
                     yield row
 
@@ -217,14 +180,14 @@ class Combiner:
             return "a recording where none is heard" if row.heard_parts else "no recording"
         return ""
 
-    def _orders(self, names: frozenset[str], wanted: Split) -> dict[int, _Orders]:
+    def _orders(self, names: frozenset[str], wanted: Split) -> dict[int, list[tuple[str, ...]]]:
         """Size -> the orders of sub-tasks that a split may ask of a recording, each with one that is heard."""
         found = {}
         for size in self.config.sizes:
             several = permutations(sorted(names | self._written.keys()), size)
             allowed = [each for each in several if names & set(each) and split_of_combination(each) == wanted]
             if allowed:
-                found[size] = _Orders(allowed, _balanced(allowed) if self.split == "train" else None)
+                found[size] = allowed
         return found
 
     def _asked(
@@ -245,7 +208,7 @@ class Combiner:
         if not how.heard:
             known["heard"] = False
         instruction = validate(Instruction, known, where=f"tasks.{name}, row {row.id!r}")
-        return _Asked(name, fill(phrase, **fields), how.mark, instruction, row)
+        return _Asked(name, fill(phrase, **fields), instruction, row)
 
     def _phrases(self, given: Wordings | str) -> tuple[str, ...]:
         return phrases_of(given, self.split)
@@ -259,8 +222,7 @@ class Combiner:
             assert step.phrases  # as `_checked` saw
             last = asked[-1]
             phrase = rng.choice(self._phrases(step.phrases))
-            instruction = last.instruction.model_copy(update={"intro": step.intro})
-            asked.append(_Asked("again", phrase, last.mark, instruction, last.row))
+            asked.append(_Asked("again", phrase, last.instruction.model_copy(update={"intro": step.intro}), last.row))
         return asked
 
     def _row(
@@ -268,8 +230,7 @@ class Combiner:
     ) -> Conversation | None:
         """The row, or None if its answer could not be cut into its parts again."""
         instructions = [each.instruction for each in asked]
-        outline = " ".join(each.mark for each in asked if each.mark)
-        if fault := _uncuttable(instructions, outline):
+        if fault := _uncuttable(instructions):
             self.dropped.append(Dropped(id, fault))
             return None
         frames = self._frames[len(asked)]
@@ -278,7 +239,7 @@ class Combiner:
         heard = next(each.row for each in asked if each.row.heard_parts)
         phrases = dict(zip(NUMBERS, (each.phrase for each in asked), strict=False))
         parts = instructed(_punctuated(frames[number], phrases), heard.heard_parts[0], **phrases)
-        answer = self._joined(outline, [f"{each.intro} {each.reference}" for each in instructions])
+        answer = self.config.separator.join(f"{each.intro} {each.reference}" for each in instructions)
         sources = list(dict.fromkeys(each.row.id for each in asked))
         note = {
             "combination": [each.name for each in asked],
@@ -290,11 +251,6 @@ class Combiner:
         return Conversation(
             turns, id=id, task=task, language=heard.language, speaker=heard.speaker, extra={**extra, **note}
         )
-
-    def _joined(self, outline: str, parts: Sequence[str]) -> str:
-        *before, last = [outline, *parts] if outline else parts
-        separator, last_one = self.config.separator, self.config.last_separator
-        return separator.join(before) + (separator if last_one is None else last_one) * bool(before) + last
 
 
 def _named(recording: Recording) -> str:
@@ -324,13 +280,11 @@ def _punctuated(frame: str, phrases: Mapping[str, str]) -> str:
     return re.sub(rf"(\{{(?:{'|'.join(phrases)})\}})[.,;]", kept, frame)
 
 
-def _uncuttable(instructions: Sequence[Instruction], outline: str) -> str:
+def _uncuttable(instructions: Sequence[Instruction]) -> str:
     """Why an answer of these parts could not be cut at their intros; "" if it can."""
     intros = [_plain(each.intro) for each in instructions]
     if any(f" {one} " in f" {other} " for one, other in permutations(intros, 2)):
         return "two parts with one intro"
-    if any(f" {intro} " in f" {_plain(outline)} " for intro in intros):
-        return "an outline that holds the words of an intro"
     bodies = [_plain(each.reference) for each in instructions]
     if any(f" {intro} " in f" {body} " for intro in intros for body in bodies):
         return "an answer holds the words of an intro"
@@ -355,9 +309,6 @@ def _checked(config: CombinedConfig, split: Split) -> dict[int, tuple[str, ...]]
         for frame in frames[size]:
             if not all(filled in fill(frame, **fields) for filled in fields.values()):
                 raise ConfigError(f"frames.{size}: {frame!r} lacks one of {', '.join(fields)}; name each in braces")
-    marks = [how.mark for how in config.tasks.values()]
-    if any(marks) and not (all(marks) and len(set(marks)) == len(marks)):
-        raise ConfigError(f"tasks: their marks are {marks}; give every task one of its own, or none a mark")
     for name, steps in config.chains.items():
         for index, step in enumerate(steps):
             if step.task and step.task not in config.tasks:

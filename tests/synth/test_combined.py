@@ -1,4 +1,3 @@
-from collections import Counter
 from dataclasses import replace
 from itertools import permutations
 
@@ -7,7 +6,6 @@ import pytest
 from sonant.chat.messages import AudioPart, Conversation, TextPart, assistant, user
 from sonant.data.prompts import Split, fill
 from sonant.errors import ConfigError
-from sonant.evaluate.metrics.instructions import part_marks
 from sonant.synth.combined import CombinedConfig, Combiner, load_combined, split_of_combination
 
 WORDS = {"train": ["write"], "dev": ["note"], "test": ["pen"]}
@@ -103,60 +101,6 @@ def test_two_tasks_in_training_words_read_as_written_by_hand() -> None:
     assert len(texts) == len(allowed)
 
 
-def with_marks(**marks: str) -> CombinedConfig:
-    tasks = {name: {**how, "mark": marks.get(name, "")} for name, how in CONFIG.model_dump()["tasks"].items()}
-    return CombinedConfig.model_validate({**CONFIG.model_dump(), "tasks": tasks})
-
-
-MARKED = with_marks(asr="T", translation="G", question="A", mood="M")
-
-
-def test_an_answer_opens_with_the_marks_of_its_parts_in_their_order() -> None:
-    """WavLLM's tiny LLM lost orders that training never had, until its answers said first which parts will come."""
-    assert not any(how.mark for how in load_combined("best").tasks.values())
-    plain, marked = (
-        list(Combiner(many(30), config, split="test").independent(unseen=False)) for config in (CONFIG, MARKED)
-    )
-    assert [each.messages[0] for each in marked] == [each.messages[0] for each in plain]
-    for one, other in zip(plain, marked, strict=True):
-        outline = " ".join(MARKED.tasks[name].mark for name in other.extra["combination"])
-        assert other.reference == f"{outline}\n{one.reference}"
-        assert part_marks(other.reference, other) == part_marks(one.reference, one)
-        assert all(mark.right for mark in part_marks(other.reference, other))
-    steps, direct = Combiner(rows()[:2], MARKED, split="test").chained()
-    assert steps.reference == "T G G\nText: hello\nIn German: hallo\nAgain: hallo"
-    assert direct.reference == "G\nIn German: hallo"
-
-
-@pytest.mark.parametrize(
-    ("config", "alone", "steps"),
-    [
-        (CONFIG, "In German: hallo", "Text: hello\nIn German: hallo; Again: hallo"),
-        (MARKED, "G; In German: hallo", "T G G\nText: hello\nIn German: hallo; Again: hallo"),
-    ],
-)
-def test_what_stands_before_the_last_part_tells_where_to_stop(config: CombinedConfig, alone: str, steps: str) -> None:
-    """With an outline alone, a manner that training hardly ever had last was said twice: "sound: sad. sound: sad"."""
-    config = config.model_copy(update={"last_separator": "; "})
-    made = list(Combiner(rows()[:2], config, split="test").chained())
-    assert [each.reference for each in made] == [steps, alone]
-    assert all(mark.right for each in made for mark in part_marks(each.reference, each))
-
-
-def test_an_outline_that_could_be_taken_for_an_intro_is_left_out_and_told() -> None:
-    combiner = Combiner(many(20), with_marks(asr="text", translation="G", question="A", mood="M"), split="train")
-    made = list(combiner.independent(unseen=False))
-    assert made
-    assert not any("asr" in each.extra["combination"] for each in made)
-    assert {dropped.reason for dropped in combiner.dropped} == {"an outline that holds the words of an intro"}
-
-
-@pytest.mark.parametrize("marks", [{"asr": "T"}, {"asr": "T", "translation": "T", "question": "A", "mood": "M"}])
-def test_marks_are_given_to_all_sub_tasks_and_differ(marks: dict[str, str]) -> None:
-    with pytest.raises(ConfigError, match=r"tasks: their marks are .*give every task one of its own, or none a mark"):
-        Combiner(rows(), with_marks(**marks), split="train")
-
-
 def test_the_same_seed_gives_the_same_rows_wherever_the_recordings_lie() -> None:
     here, there = many(20), [each.with_root("/elsewhere") for each in many(20)]
 
@@ -185,31 +129,6 @@ def test_orders_that_are_held_out_are_asked_in_their_split_only() -> None:
     assert split_of_combination(["anything"]) == "train"
     with pytest.raises(ConfigError, match="training has no unseen combinations"):
         list(Combiner(rows(), CONFIG, split="train").independent(unseen=True))
-
-
-def test_training_asks_every_sub_task_about_equally_often_in_each_place() -> None:
-    """WavLLM's manner was last in one of seven orders that were left, and models stopped before it or said it twice."""
-    names = ("asr", "manner", "text_question", "translation")
-    orders = [each for each in permutations(names, 2) if split_of_combination(each) == "train"]
-    assert len(orders) == 7
-    assert Counter(last for _, last in orders)["manner"] == 1
-    config = load_combined("tiny").model_copy(update={"sizes": {2: 1.0}})
-    clips = [f"{i}.wav" for i in range(2000)]
-    single = [row("text_question", "four", path=None, asked="what is two and two?")]
-    single += [row("asr", "hello", path=clip) for clip in clips]
-    single += [row("translation", "hallo", path=clip, target_language="de") for clip in clips]
-    single += [row("manner", "sad", path=clip) for clip in clips]
-    asked = Counter(
-        tuple(each.extra["combination"]) for each in Combiner(single, config, split="train").independent(unseen=False)
-    )
-    assert set(asked) == set(orders)
-    for place in (0, 1):
-        share: Counter[str] = Counter()
-        for order, count in asked.items():
-            share[order[place]] += count
-        assert min(share.values()) > 0.19 * asked.total()  # 0.14 if all orders were asked alike
-        assert max(share.values()) < 0.31 * asked.total()  # 0.43
-    assert min(asked.values()) > 0.01 * asked.total()  # and no order is dropped
 
 
 def test_about_a_sixteenth_and_an_eighth_of_all_orders_are_held_out() -> None:
