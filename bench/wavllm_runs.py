@@ -67,9 +67,15 @@ class Examined:
         return score_of(rows, self.answers(f"{name} {wording.name if wording else ''} {asked}", prompts), metric)
 
     def followed(self, name: str) -> Estimate:
-        """The share (%) of rows that are wholly followed, with its draws."""
+        """The share (%) of rows that are wholly followed, with its draws: of orders, whose rows stand or fall together.
+
+        A model that loses an order loses most of its rows; drawn one by one they would promise more than is known.
+        """
         rows = rows_of(name)
-        return ratio(INSTRUCTION_FOLLOWING.counts(self._all_answers(name, rows), rows))
+        counts = INSTRUCTION_FOLLOWING.counts(self._all_answers(name, rows), rows)
+        orders = [tuple(row.extra["combination"]) for row in rows]
+        member = np.array([[order == each for order in orders] for each in dict.fromkeys(orders)])
+        return ratio(member @ counts)
 
     def parts(self, name: str) -> float:
         """The share (%) of single instructions that are followed, where rows hold several."""
