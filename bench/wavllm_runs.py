@@ -73,9 +73,8 @@ class Examined:
         """
         rows = rows_of(name)
         counts = INSTRUCTION_FOLLOWING.counts(self._all_answers(name, rows), rows)
-        orders = [tuple(row.extra["combination"]) for row in rows]
-        member = np.array([[order == each for order in orders] for each in dict.fromkeys(orders)])
-        return ratio(member @ counts)
+        orders = ["+".join(row.extra["combination"]) for row in rows]
+        return ratio(counts, np.unique(orders, return_inverse=True)[1])
 
     def parts(self, name: str) -> float:
         """The share (%) of single instructions that are followed, where rows hold several."""

@@ -30,6 +30,8 @@ EPILOG = """Examples:
 
     sonant evaluate --compare runs/a runs/b --out runs/a_b   (with --judge, also which answers it prefers)
 
+    sonant evaluate --compare runs/a runs/b --together speaker   (intervals over speakers, not over their rows)
+
     sonant evaluate --with lm-eval --setup   (once: a venv of its own)
 
     sonant evaluate MODEL text_only.jsonl my_task.yaml --with lm-eval --out runs/a   (before and after training)
@@ -81,6 +83,7 @@ MaxForgetting = Annotated[
     float | None, typer.Option(help="Points that any text-only task may lose; more sets exit status 1.")
 ]
 Compare = Annotated[tuple[Path, Path] | None, typer.Option(help="Two run folders: paired differences, no model asked.")]
+Together = Annotated[str, typer.Option(help="With --compare: what rows share that stand or fall together (speaker).")]
 With = Annotated[str, typer.Option("--with", help="An outside tool in a venv of its own: comet or lm-eval.")]
 Setup = Annotated[bool, typer.Option("--setup", help="Make the venv of the tool in --with.")]
 Endpoint = Annotated[str, typer.Option(help="URL#MODEL that lm-eval asks instead of a folder.")]
@@ -109,25 +112,25 @@ def evaluate(
     device: Device = "auto",
     max_forgetting: MaxForgetting = None,
     compare: Compare = None,
+    together: Together = "",
     tool: With = "",
     setup: Setup = False,
     endpoint: Endpoint = "",
     checkpoint: Checkpoint = None,
 ) -> None:
     """Score a model beside the cascade, the text oracle, and the LLM it grew from."""
-    from sonant.cli.evaluate_tools import compare_runs, run_outside
+    from sonant.cli.evaluate_tools import compare_runs, run_tool
 
     if compare:
-        return compare_runs(*compare, out, judge=_judge(judge, out))
-    paths = [path for path in (model, *(manifests or [])) if path]
+        return compare_runs(*compare, out, judge=_judge(judge, out), together=together)
     if tool:
-        return run_outside(tool, paths, out, setup=setup, endpoint=endpoint, checkpoint=checkpoint, limit=limit)
+        return run_tool(tool, model, manifests, out, setup=setup, endpoint=endpoint, checkpoint=checkpoint, limit=limit)
     if suite == "list":
         return list_suites()
     with quick_imports():
         from sonant.evaluate.run import run_sets, sets_of
         from sonant.evaluate.suite import Place
-    model = _given(model, manifests or suite)
+    model = _given(model, manifests or suite, together)
     place = Place(root, imported or out / "imported", only, skip_missing, judged=judge != "none")
     with progress_bar() as tell:
         prepared = _prepare(suite, place, paraphrases, limit, tell) if suite else None
@@ -140,9 +143,11 @@ def evaluate(
     _conclude(results, out, skipped=prepared.skipped if prepared else {}, max_forgetting=max_forgetting)
 
 
-def _given(model: Path | None, sets: list[Path] | str) -> Path:
+def _given(model: Path | None, sets: list[Path] | str, together: str) -> Path:
     from sonant.errors import EvaluationError
 
+    if together:
+        raise EvaluationError(f"--together {together} says how two runs are compared; give --compare A B as well")
     if model is None or not sets:
         raise EvaluationError("what is to be evaluated? give MODEL and MANIFESTS, or MODEL --suite NAME --root FOLDER")
     return model

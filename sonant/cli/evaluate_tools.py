@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 ARMS = ("system", "cascade", "text_oracle")
 
 
-def compare_runs(a: Path, b: Path, out: Path, *, judge: "ChatModel | None" = None) -> None:
+def compare_runs(a: Path, b: Path, out: Path, *, judge: "ChatModel | None" = None, together: str = "") -> None:
     """Prints how run B differs from run A, task by task; writes compare.json and compare.html to `out`.
 
-    judge: a model that is asked which answers it prefers, in both orders.
+    judge: a model that is asked which answers it prefers, in both orders.   together: see `sonant.evaluate.compare`.
     """
     import json
 
@@ -26,14 +26,15 @@ def compare_runs(a: Path, b: Path, out: Path, *, judge: "ChatModel | None" = Non
     from sonant.evaluate.judge import Judge
     from sonant.evaluate.report.page import write_comparison
 
-    found = compare(a, b)
+    found = compare(a, b, together=together)
     rows = []
     for task, compared in found.tasks.items():
         for metric, d in compared.differences.items():
             verdict = "" if d.verdict == "not told apart" else f"B is {d.verdict}"
             count = str(compared.num_rows - d.num_unjudged)
             rows.append((task, count, metric, _half(d.a), _half(d.b), _ends(d.change), f"{d.p:.3f}", verdict))
-    _print_table(f"A: {a}   B: {b}", ("task", "rows", "metric", "A", "B", "B - A, 95 % interval", "p", ""), rows)
+    drawn = f"   drawn by {together}" if together else ""
+    _print_table(f"A: {a}   B: {b}{drawn}", ("task", "rows", "metric", "A", "B", "B - A, 95 % interval", "p", ""), rows)
     for line in found.left_out():
         typer.echo(f"not compared: {line}")
     values, preferred = found.to_json(), {}
@@ -51,9 +52,10 @@ def compare_runs(a: Path, b: Path, out: Path, *, judge: "ChatModel | None" = Non
     typer.echo(f"written: {out / 'compare.json'}, {page}")
 
 
-def run_outside(
+def run_tool(
     name: str,
-    paths: Sequence[Path],
+    model: Path | None,
+    others: Sequence[Path] | None,
     out: Path,
     *,
     setup: bool = False,
@@ -61,7 +63,7 @@ def run_outside(
     checkpoint: Path | None = None,
     limit: int | None = None,
 ) -> None:
-    """Makes the venv of a tool (`setup`), or runs COMET on run folders, or lm-eval on a model and tasks.
+    """Makes the venv of a tool (`setup`), or runs COMET on run folders, or lm-eval on a model and `others`, its tasks.
 
     Raises: EvaluationError if the tool is unknown or lacks what it needs.
     """
@@ -74,6 +76,7 @@ def run_outside(
     if setup:
         return _set_up(tool)
     require(tool)
+    paths = [path for path in (model, *(others or ())) if path]
     if name == "comet":
         _comet(paths, checkpoint)
     else:

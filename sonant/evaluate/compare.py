@@ -1,9 +1,11 @@
 """Two runs on the same items: how far apart they are, and whether luck would do as much (paired bootstrap).
 
-Rows are drawn with replacement, both runs on the same draw and all wordings of a row together. p is the share of draws
-that see no difference or one to the other side, doubled (two-sided), and never below what 1000 draws can tell.
+Rows are drawn with replacement, both runs on the same draw and all wordings of a row together; where rows share what
+makes them right or wrong, a speaker or an order of instructions, all of one are drawn `together`. p is the share of
+draws that see no difference or one to the other side, doubled (two-sided), and never below what 1000 draws can tell.
 """
 
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -14,7 +16,7 @@ import numpy as np
 from sonant.errors import EvaluationError
 from sonant.evaluate.judge import Case, Judge, Judged, Verdict, summarize
 from sonant.evaluate.metrics.named import in_language, metric_named
-from sonant.evaluate.metrics.score import Estimate, RowMetric, Score, mean, ratio
+from sonant.evaluate.metrics.score import Estimate, Groups, RowMetric, Score, mean, ratio
 from sonant.evaluate.metrics.verification import equal_error_rate, right_choices
 from sonant.evaluate.normalize import normalizer
 from sonant.evaluate.run_folder import Json, Run, read_run, references_of
@@ -54,6 +56,7 @@ class TaskComparison:
     only_a: tuple[str, ...]  # ids
     only_b: tuple[str, ...]
     unscored: tuple[str, ...]  # metrics that one run has no score of, because too many verdicts failed
+    is_grouped: bool  # rows were drawn `together`
     differences: Mapping[str, Difference]
 
 
@@ -63,6 +66,7 @@ class Comparison:
 
     a: Run
     b: Run
+    together: str  # what rows share that are drawn together; "": they are drawn one by one
     tasks: Mapping[str, TaskComparison]
     tasks_only_a: tuple[str, ...]
     tasks_only_b: tuple[str, ...]
@@ -86,6 +90,8 @@ class Comparison:
                     shown = ", ".join(ids[:3]) + (", ..." if len(ids) > 3 else "")
                     lines.append(f"{task}: {len(ids)} rows only in {name} ({shown})")
             lines += [f"{task}: {metric} has no score in one run" for metric in found.unscored]
+            if self.together and not found.is_grouped:
+                lines.append(f"{task}: by {self.together}: no row has one, or all the same; rows are drawn one by one")
             lines += [
                 f"{task}: {d.num_unjudged} rows without a verdict of the judge in either run are left out of {metric}"
                 for metric, d in found.differences.items()
@@ -103,22 +109,28 @@ class Comparison:
             for task, found in self.tasks.items()
         }
         missing = {"tasks_only_a": self.tasks_only_a, "tasks_only_b": self.tasks_only_b}
-        return {"a": str(self.a.folder), "b": str(self.b.folder), "tasks": tasks, **missing}
+        folders = {"a": str(self.a.folder), "b": str(self.b.folder)}
+        return {**folders, "together": self.together, "tasks": tasks, **missing}
 
 
-def compare(run_a: str | os.PathLike[str], run_b: str | os.PathLike[str]) -> Comparison:
+def compare(run_a: str | os.PathLike[str], run_b: str | os.PathLike[str], *, together: str = "") -> Comparison:
     """Returns the differences between two run folders, task by task, over the items both have.
 
-    Raises: EvaluationError if they share no item, or share one that was not scored in the same way.
+    together: a key of the items ("speaker", "combination"); rows with one value are drawn together.
+    Raises: EvaluationError if they share no item, share one that was not scored in the same way, or if no task, or some
+    rows of a task only, have what is to be drawn together.
     """
     a, b = read_run(run_a), read_run(run_b)
     shared = [task for task in a.results if task in b.results]
-    tasks = {task: found for task in shared if (found := _compare_task(task, a, b)) is not None}
+    tasks = {task: found for task in shared if (found := _compare_task(task, a, b, together)) is not None}
     if not tasks:
         raise EvaluationError(f"{a.folder} and {b.folder} share no item; compare runs on the same manifests")
+    if together and not any(found.is_grouped for found in tasks.values()):
+        raise EvaluationError(f"no task of {a.folder} has rows of two {together!r}; items.jsonl names what rows have")
     return Comparison(
         a=a,
         b=b,
+        together=together,
         tasks=tasks,
         tasks_only_a=tuple(task for task in a.results if task not in tasks),
         tasks_only_b=tuple(task for task in b.results if task not in tasks),
@@ -164,7 +176,7 @@ def p_value(change: Estimate) -> float:
     return float(min(1.0, 2 * (rarer + 1) / (len(draws) + 1)))
 
 
-def _compare_task(task: str, a: Run, b: Run) -> TaskComparison | None:
+def _compare_task(task: str, a: Run, b: Run, together: str) -> TaskComparison | None:
     rows_a, rows_b = _rows(a, task), _rows(b, task)
     wordings_b = {wording for row in rows_b.values() for wording in row}
     wordings = [w for w in dict.fromkeys(w for row in rows_a.values() for w in row) if w in wordings_b]
@@ -182,7 +194,7 @@ def _compare_task(task: str, a: Run, b: Run) -> TaskComparison | None:
         judged = [i for i in ids if not any(_failed(rows[i], metric, arm) for rows in (rows_a, rows_b))]
         if judged:
             one, two = (
-                mean([_estimate([rows[i][w] for i in judged], metric, arm, how=result) for w in wordings])
+                mean([_estimate([rows[i][w] for i in judged], metric, arm, result, together) for w in wordings])
                 for rows in (rows_a, rows_b)
             )
             differences[metric] = Difference(
@@ -195,7 +207,9 @@ def _compare_task(task: str, a: Run, b: Run) -> TaskComparison | None:
             )
     shared = set(ids)
     only_a, only_b = (tuple(i for i in rows if i not in shared) for rows in (rows_a, rows_b))
-    return TaskComparison(arm, len(ids), only_a, only_b, tuple(m for m in metrics if m not in differences), differences)
+    unscored = tuple(m for m in metrics if m not in differences)
+    is_grouped = _groups([rows_a[i][wordings[0]] for i in ids], together) is not None
+    return TaskComparison(arm, len(ids), only_a, only_b, unscored, is_grouped, differences)
 
 
 def _rows(run: Run, task: str) -> Rows:
@@ -238,14 +252,30 @@ def _failed(row: Mapping[str, Json], metric: str, arm: str) -> bool:
     return any(count for count, _ in failures)
 
 
-def _estimate(items: Sequence[Json], metric: str, arm: str, *, how: Json) -> Estimate:
+def _groups(items: Sequence[Json], together: str) -> Groups | None:
+    """The number of each item's group; None if there are not two. Raises: EvaluationError if some items have none."""
+    without = [item["id"] for item in items if together not in item]
+    if len(without) == len(items):
+        return None
+    if without:
+        raise EvaluationError(
+            f"{items[0]['task']}: {len(without)} of {len(items)} rows have no {together!r} (such as {without[0]!r}); "
+            "give it to all rows of a task, or draw rows one by one"
+        )
+    numbers: dict[str, int] = {}
+    groups = np.array([numbers.setdefault(json.dumps(item[together]), len(numbers)) for item in items])
+    return groups if len(numbers) > 1 else None
+
+
+def _estimate(items: Sequence[Json], metric: str, arm: str, how: Json, together: str) -> Estimate:
     """The value over the items, from their counts; of those without, EER from likelihoods, others from the answers."""
+    groups = _groups(items, together)
     if all(metric in item.get("scores", {}) for item in items):
-        return ratio(np.array([item["scores"][metric][arm] for item in items], dtype=np.float64))
+        return ratio(np.array([item["scores"][metric][arm] for item in items], dtype=np.float64), groups)
     if metric == EER:
         scores = np.array([item["choices"][arm] for item in items])
         right = right_choices([item["reference"] for item in items], how["pins"]["choices"])
-        return equal_error_rate(scores[:, 0] - scores[:, 1], right == 0)
+        return equal_error_rate(scores[:, 0] - scores[:, 1], right == 0, groups)
     clean = normalizer(how["normalizer"])
     references = [[clean(text) for text in references_of(item)] for item in items]
     pinned = how.get("pins", {}).get("metrics", [])  # "bleu:char" where the score is called "bleu"
@@ -255,4 +285,4 @@ def _estimate(items: Sequence[Json], metric: str, arm: str, *, how: Json) -> Est
         raise EvaluationError(f"{metric}: the items hold no marks by it; evaluate both runs again")
     answers = [clean(item[arm]) for item in items]
     languages = {item.get("target_language") for item in items}  # one for all, or none, as in `sonant.evaluate.marks`
-    return in_language(chosen, languages.pop() if len(languages) == 1 else None).estimate(answers, references)
+    return in_language(chosen, languages.pop() if len(languages) == 1 else None).estimate(answers, references, groups)

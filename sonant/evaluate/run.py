@@ -313,6 +313,8 @@ def _items(
         known = {
             "wording": wording and wording.name,
             "language": row.language,
+            "speaker": row.speaker or None,
+            "combination": row.extra.get("combination"),
             "target_language": row.extra.get("target_language"),
             "share": each.series and each.series["share"],
             "references": references if len(references) > 1 else None,

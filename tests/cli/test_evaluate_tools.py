@@ -40,6 +40,25 @@ def test_two_runs_are_compared(sonant: Run, tmp_path: Path) -> None:
     assert "b against a" in (tmp_path / "out" / "compare.html").read_text()
 
 
+def test_rows_of_one_speaker_are_drawn_together_where_it_is_asked(sonant: Run, tmp_path: Path) -> None:
+    a, b = make_run(tmp_path / "a", system="ein"), make_run(tmp_path / "b", system="ein Hut")
+    for run in (a, b):
+        item = json.loads((run / "items.jsonl").read_text())
+        rows = [json.dumps(item | {"id": who, "speaker": who}) + "\n" for who in ("ann", "bob")]
+        (run / "items.jsonl").write_text("".join(rows))
+    outcome = sonant("evaluate", "--compare", a, b, "--together", "speaker", "--out", tmp_path / "out")
+    assert outcome.status == 0
+    assert "drawn by speaker" in outcome.out
+    assert json.loads((tmp_path / "out" / "compare.json").read_text())["together"] == "speaker"
+    assert "all of one speaker together" in (tmp_path / "out" / "compare.html").read_text()
+
+
+def test_together_without_two_runs_is_refused(sonant: Run, tmp_path: Path) -> None:
+    outcome = sonant("evaluate", tmp_path, "asr.jsonl", "--together", "speaker")
+    assert outcome.status != 0
+    assert "--together speaker says how two runs are compared; give --compare A B as well" in outcome.err
+
+
 def test_a_run_is_scored_by_comet(sonant: Run, tmp_path: Path) -> None:
     install("comet", COMET)
     (tmp_path / "model.ckpt").write_text("")

@@ -74,6 +74,51 @@ def test_p_is_that_of_the_exact_bootstrap() -> None:
     assert p_value(ratio(after) - ratio(before)) == pytest.approx(exact, abs=0.06)
 
 
+def test_rows_that_stand_or_fall_together_tell_less(tmp_path: Path) -> None:
+    """WavLLM was said to be better than a fixed scale: by rows, of which a hundred were asked in one order."""
+    speakers = ["ann"] * 60 + ["bob"] * 20 + ["eva"] * 20
+    told = [[1] * 100, [1] * 60 + [0] * 20 + [1] * 20]
+    runs = []
+    for name, right in zip("ba", told, strict=True):
+        items = [item | {"speaker": who} for item, who in zip(scored(right), speakers, strict=True)]
+        runs.append(make_run(tmp_path / name, items))
+    b, a = runs
+    by_row, by_speaker = (compare(a, b, together=key).tasks["qa"] for key in ("", "speaker"))
+    one, other = by_row.differences["exact_match"], by_speaker.differences["exact_match"]
+    assert (one.verdict, other.verdict) == ("better", "not told apart")
+    assert one.change.value == other.change.value == 20
+    assert other.change.low == 0  # eight draws of 27 leave bob out
+    assert other.p == pytest.approx(2 * 8 / 27, abs=0.06)
+    assert (one.change.n, other.change.n) == (100, 3)
+    assert (by_row.is_grouped, by_speaker.is_grouped) == (False, True)
+    assert compare(a, b, together="speaker").to_json()["together"] == "speaker"
+
+
+def test_a_group_of_a_row_each_is_drawn_as_rows_are(tmp_path: Path) -> None:
+    counts = np.array([[1.0, 3.0], [0.0, 2.0], [2.0, 2.0]])
+    assert np.array_equal(ratio(counts).resampled, ratio(counts, np.arange(3)).resampled)
+    said = {"0": "a b c d e", "1": "a b d e c"}
+    items = [{"id": i, "task": "t", "speaker": i, "reference": "a b c d e", "system": said[i]} for i in said]
+    run = make_run(tmp_path / "a", items, metrics=("bleu",))
+    by_row, by_speaker = (compare(run, run, together=key).tasks["t"] for key in ("", "speaker"))
+    assert by_row.differences == by_speaker.differences
+
+
+def test_rows_without_what_is_drawn_together_are_told(tmp_path: Path) -> None:
+    spoken = [item | {"speaker": f"s{i % 2}"} for i, item in enumerate(scored([1, 0, 1]))]
+    run = make_run(tmp_path / "a", [*spoken, *scored([1, 0], task="text")])
+    assert compare(run, run, together="speaker").left_out() == [
+        "text: by speaker: no row has one, or all the same; rows are drawn one by one"
+    ]
+    with pytest.raises(
+        EvaluationError, match=r"no task of .* has rows of two 'voice'; items.jsonl names what rows have"
+    ):
+        compare(run, run, together="voice")
+    mixed = make_run(tmp_path / "b", [*spoken, {**scored([1])[0], "id": "odd"}])
+    with pytest.raises(EvaluationError, match=r"qa: 1 of 4 rows have no 'speaker' \(such as 'odd'\)"):
+        compare(mixed, mixed, together="speaker")
+
+
 def test_better_means_lower_for_an_error_rate(tmp_path: Path) -> None:
     def run(name: str, errors: int) -> Path:
         scores = {"wer": {"system": [errors, 4]}}

@@ -10,10 +10,12 @@ from sonant.errors import EvaluationError
 from sonant.evaluate.metrics.choice import chosen
 from sonant.evaluate.metrics.score import (
     Estimate,
+    Groups,
     RatioMetric,
     Reference,
     Score,
     check_pairs,
+    num_drawn,
     resampled_sums,
     several,
 )
@@ -101,7 +103,9 @@ class SacreMetric:
         """Returns the corpus score with sacrebleu's signature."""
         return self.estimate(hypotheses, references).score
 
-    def estimate(self, hypotheses: Sequence[str], references: Sequence[Reference]) -> Estimate:
+    def estimate(
+        self, hypotheses: Sequence[str], references: Sequence[Reference], groups: Groups | None = None
+    ) -> Estimate:
         """Returns the corpus score with its resamples."""
         import numpy as np
 
@@ -111,8 +115,10 @@ class SacreMetric:
         streams = [list(stream) for stream in itertools.zip_longest(*map(several, references))]
         result = scorer.corpus_score(list(hypotheses), streams)
         statistics = np.array(scorer._extract_corpus_statistics(list(hypotheses), streams), dtype=np.float64)
-        resampled = [scorer._compute_score_from_stats(list(sums)).score for sums in resampled_sums(statistics)]
-        return Estimate(result.score, np.array(resampled), n=len(references), signature=str(scorer.get_signature()))
+        drawn = resampled_sums(statistics, groups)
+        resampled = np.array([scorer._compute_score_from_stats(list(sums)).score for sums in drawn])
+        num = num_drawn(len(references), groups)
+        return Estimate(result.score, resampled, n=num, signature=str(scorer.get_signature()))
 
     def scorer(self) -> Any:
         """Returns sacrebleu's own metric. Raises: EvaluationError if it, or what it cuts words with, is missing."""

@@ -7,13 +7,15 @@ from numpy.typing import NDArray
 
 from sonant.chat.messages import Conversation
 from sonant.errors import EvaluationError
-from sonant.evaluate.metrics.score import Estimate, RowMetric, resampled_weights
+from sonant.evaluate.metrics.score import Estimate, Groups, RowMetric, num_drawn, resampled_weights
 from sonant.evaluate.normalize import basic
 
 Scores = NDArray[np.float64]  # (N, C): log-likelihood of each choice as the whole answer to each row
 
 
-def equal_error_rate(scores: NDArray[np.float64], is_target: NDArray[np.bool_]) -> Estimate:
+def equal_error_rate(
+    scores: NDArray[np.float64], is_target: NDArray[np.bool_], groups: Groups | None = None
+) -> Estimate:
     """Returns the EER in percent: the rate at which as many targets are missed as others are let in.
 
         scores   4  3  2  1      threshold   over 4   4    3    2    1
@@ -37,9 +39,9 @@ def equal_error_rate(scores: NDArray[np.float64], is_target: NDArray[np.bool_]) 
         return _meeting_points(weights[:, order], targets, ends)
 
     value = rates(np.ones((1, len(scores))))[0]
-    drawn = np.concatenate([rates(weights) for weights in resampled_weights(len(scores))])
+    drawn = np.concatenate([rates(weights) for weights in resampled_weights(len(scores), groups)])
     drawn = np.where(np.isnan(drawn), value, drawn)
-    return Estimate(float(100 * value), 100 * drawn, n=len(scores))
+    return Estimate(float(100 * value), 100 * drawn, n=num_drawn(len(scores), groups))
 
 
 def right_choices(references: Sequence[str], choices: Sequence[str]) -> NDArray[np.intp]:
