@@ -183,6 +183,10 @@ def _compare_task(task: str, a: Run, b: Run, together: str) -> TaskComparison | 
     ids = [i for i in rows_a if all(w in rows_a[i] and w in rows_b.get(i, {}) for w in wordings)]
     if not wordings or not ids:
         return None
+
+    def grouped(ids: Sequence[str]) -> Groups | None:  # both runs have the same draws, whichever says what rows share
+        return _groups([rows_b[i][wordings[0]] | rows_a[i][wordings[0]] for i in ids], together)
+
     _check_same(task, a, b, pairs=[(rows_a[i][w], rows_b[i][w]) for i in ids for w in wordings])
     result = b.results[task]
     arm = "system" if result["has_audio"] else "after"
@@ -193,8 +197,9 @@ def _compare_task(task: str, a: Run, b: Run, together: str) -> TaskComparison | 
     for metric in scored:
         judged = [i for i in ids if not any(_failed(rows[i], metric, arm) for rows in (rows_a, rows_b))]
         if judged:
+            groups = grouped(judged)
             one, two = (
-                mean([_estimate([rows[i][w] for i in judged], metric, arm, result, together) for w in wordings])
+                mean([_estimate([rows[i][w] for i in judged], metric, arm, result, groups) for w in wordings])
                 for rows in (rows_a, rows_b)
             )
             differences[metric] = Difference(
@@ -208,8 +213,7 @@ def _compare_task(task: str, a: Run, b: Run, together: str) -> TaskComparison | 
     shared = set(ids)
     only_a, only_b = (tuple(i for i in rows if i not in shared) for rows in (rows_a, rows_b))
     unscored = tuple(m for m in metrics if m not in differences)
-    is_grouped = _groups([rows_a[i][wordings[0]] for i in ids], together) is not None
-    return TaskComparison(arm, len(ids), only_a, only_b, unscored, is_grouped, differences)
+    return TaskComparison(arm, len(ids), only_a, only_b, unscored, grouped(ids) is not None, differences)
 
 
 def _rows(run: Run, task: str) -> Rows:
@@ -267,9 +271,8 @@ def _groups(items: Sequence[Json], together: str) -> Groups | None:
     return groups if len(numbers) > 1 else None
 
 
-def _estimate(items: Sequence[Json], metric: str, arm: str, how: Json, together: str) -> Estimate:
+def _estimate(items: Sequence[Json], metric: str, arm: str, how: Json, groups: Groups | None) -> Estimate:
     """The value over the items, from their counts; of those without, EER from likelihoods, others from the answers."""
-    groups = _groups(items, together)
     if all(metric in item.get("scores", {}) for item in items):
         return ratio(np.array([item["scores"][metric][arm] for item in items], dtype=np.float64), groups)
     if metric == EER:

@@ -104,6 +104,17 @@ def test_a_group_of_a_row_each_is_drawn_as_rows_are(tmp_path: Path) -> None:
     assert by_row.differences == by_speaker.differences
 
 
+def test_both_runs_have_the_same_draws_though_one_is_older_than_speakers_in_items(tmp_path: Path) -> None:
+    """Rows of the one were drawn and speakers of the other: a run differed from itself."""
+    items = scored([1, 1, 0, 1, 0, 0])
+    known = [item | {"speaker": f"s{i % 3}"} for i, item in enumerate(items)]
+    old, new = make_run(tmp_path / "old", items), make_run(tmp_path / "new", known)
+    for a, b in ((old, new), (new, old)):
+        found = compare(a, b, together="speaker").tasks["qa"]
+        change = found.differences["exact_match"].change
+        assert (found.is_grouped, change.n, change.low, change.high) == (True, 3, 0, 0)
+
+
 def test_rows_without_what_is_drawn_together_are_told(tmp_path: Path) -> None:
     spoken = [item | {"speaker": f"s{i % 2}"} for i, item in enumerate(scored([1, 0, 1]))]
     run = make_run(tmp_path / "a", [*spoken, *scored([1, 0], task="text")])
