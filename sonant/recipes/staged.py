@@ -43,6 +43,8 @@ class Stage(Config):
     validate_every: int = Field(0, ge=0)
     metric: str | None = None
     metric_mode: Literal["min", "max"] = "min"
+    final_lr_ratio: float | None = Field(None, ge=0, le=1)  # None: as in `train`
+    average_last: float | None = Field(None, ge=0, le=1)  # likewise
 
     def data_under(self, root: str) -> DataConfig:
         """Returns the data, its manifests relative to `root`."""
@@ -54,7 +56,8 @@ class Stage(Config):
 
     def train_config(self, common: TrainConfig) -> TrainConfig:
         """Returns the settings of the recipe with this stage's own."""
-        names = ("steps", "schedule", "warmup_steps", "validate_every", "metric", "metric_mode")
+        names = ["steps", "schedule", "warmup_steps", "validate_every", "metric", "metric_mode"]
+        names += [name for name in ("final_lr_ratio", "average_last") if getattr(self, name) is not None]
         return common.model_copy(update={name: getattr(self, name) for name in names})
 
 

@@ -3,7 +3,8 @@
 weights      every parameter and buffer, at its type           sharded with fsdp2
              (what a quantised LLM rounds: in 8 or 4 bits)
 gradients    of what trains                                    sharded with fsdp2
-optimiser    AdamW's two states of what trains                 sharded with fsdp2
+optimiser    AdamW's two states of what trains, and its mean    sharded with fsdp2
+             if weights are averaged
 held         most that forward and backward hold beside them, followed through the real code (`dry_step`)
 batch        what is heard and how answers sound
 gathered     fsdp2: what is whole on every device for a while
@@ -203,7 +204,7 @@ def _parts(
     step: Step, dry: DryStep, rounded: Mapping[str, int], *, devices: Devices, times: float, shards: int
 ) -> tuple[PartFit, ...]:
     weights, trained, weight_bytes, states = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
-    gradients = 0
+    gradients, copies = 0, _ADAM_STATES + (step.train.average_last > 0)
     for name, parameter in step.model.named_parameters():
         part = part_of(name)
         weights[part] += parameter.numel()
@@ -211,7 +212,7 @@ def _parts(
         if parameter.requires_grad:
             trained[part] += parameter.numel()
             gradients += _bytes(parameter)
-            states[part] += -(-_ADAM_STATES * _bytes(parameter) // shards)
+            states[part] += -(-copies * _bytes(parameter) // shards)
     for name, buffer in _own_buffers(step.model):
         weight_bytes[part_of(name)] += _bytes(buffer)
     held = Counter(dry.peak)

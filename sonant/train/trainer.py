@@ -4,7 +4,7 @@
       weight of all micro-batches of all ranks          one small message, before any backward pass
       loss(model, batch).total x W / weight, backward   gradients travel with the last micro-batch only
       clip, guard, AdamW
-      log, validate, save, stop?
+      log, average, validate, save, stop?
 
 One step has one loss, however it is cut into micro-batches and ranks: global sum / global number of tokens. The random
 numbers of a micro-batch are f(seed, step, its place in the step), so a resumed run needs none saved, and dropout is the
@@ -31,6 +31,7 @@ from sonant.config import Config
 from sonant.errors import TrainingError
 from sonant.models.matmul import Matmul, fast_matmul
 from sonant.train import distributed, log, optim
+from sonant.train.average import WeightAverage
 from sonant.train.distributed import Parallel, Ranks
 from sonant.train.heap import keep_freed_memory
 from sonant.train.log import RunLog
@@ -48,6 +49,7 @@ class TrainConfig(Config):
     schedule: optim.Schedule = "cosine"
     warmup_steps: int = Field(0, ge=0)
     final_lr_ratio: float = Field(0.0, ge=0, le=1)  # learning rate after the last step / full learning rate
+    average_last: float = Field(0.0, ge=0, le=1)  # share of steps, at the end, whose mean weights are kept
     betas: tuple[Beta, Beta] = (0.9, 0.98)
     weight_decay: float = Field(0.0, ge=0)  # of groups that do not say
     clip_norm: float | None = Field(1.0, gt=0)
@@ -144,11 +146,14 @@ def train(
             recompute_layers(model)
         unit = distributed.parallelize(_Unit(model, loss), layers_of=model, how=config.parallel, ranks=ranks)
         optimizer = optim.make_optimizer(model, named, betas=config.betas)
+        average = WeightAverage(optimizer, share=config.average_last, steps=config.steps)
         saver = Checkpointer(run_dir / "checkpoints", model=model, optimizer=optimizer, ranks=ranks, keep=config.keep)
         at = saver.load_newest() or Progress()
         book = RunLog(run_dir, steps=config.steps, done=at.step, log_every=config.log_every, rank=ranks.rank)
         stepper = _Stepper(unit, loss=loss, optimizer=optimizer, config=config, ranks=ranks)
-        judge = _Judge(unit, config=config, ranks=ranks, run_dir=run_dir, validate=validate, save_model=save_model)
+        judge = _Judge(
+            unit, average, config=config, ranks=ranks, run_dir=run_dir, validate=validate, save_model=save_model
+        )
         steps = source.steps(at.epoch, at.epoch_step, rank=ranks.rank, world_size=ranks.world_size)
         stopped: str | None = None
         chosen: dict[str, Any] = {"matmul": matmul}  # said in the first line that this process logs
@@ -161,6 +166,7 @@ def train(
                 record, rows, news = stepper.step(
                     item, at, waited_s=waited_s, news=lambda: _News(wish.reason, saver.failed)
                 )
+                average.count(at.step)
                 book.step(record | chosen, rows=rows if config.log_rows else None)
                 chosen = {}
                 if stepper.hopeless(at):
@@ -172,7 +178,7 @@ def train(
                     saver.save(at)
             saver.wait()
             if stopped is None:
-                judge.save(run_dir / "last")
+                judge.save(run_dir / "last", at)
         finally:
             book.close()
             saver.close()
@@ -269,11 +275,12 @@ class _Stepper:
 
 
 class _Judge:
-    """Validates and writes model folders, on rank 0, with whole parameters."""
+    """Validates and writes model folders, on rank 0, with whole parameters, or their means."""
 
     def __init__(
         self,
         unit: nn.Module,
+        average: WeightAverage,
         *,
         config: TrainConfig,
         ranks: Ranks,
@@ -281,7 +288,7 @@ class _Judge:
         validate: Callable[[int], Mapping[str, float]] | None,
         save_model: Callable[[Path], None] | None,
     ) -> None:
-        self._unit, self._config, self._ranks, self._run_dir = unit, config, ranks, run_dir
+        self._unit, self._average, self._config, self._ranks, self._run_dir = unit, average, config, ranks, run_dir
         self._validate, self._save_model = validate, save_model
         self.scores: dict[str, float] = {}
 
@@ -291,27 +298,27 @@ class _Judge:
         if scoring is None:
             return
         started = time.perf_counter()
-        self.scores = self._alone(lambda: {name: float(score) for name, score in scoring(at.step).items()})
+        self.scores = self._alone(at, lambda: {name: float(score) for name, score in scoring(at.step).items()})
         if metric is not None and metric not in self.scores:
             raise TrainingError(f"metric {metric!r} is not among the scores {sorted(self.scores)}; name one of them")
         if metric is not None and _better(self.scores[metric], at.best, mode=self._config.metric_mode):
             at.best, at.best_step = self.scores[metric], at.step
-            self.save(self._run_dir / "best")
+            self.save(self._run_dir / "best", at)
         text = "  ".join(f"{name} {score:.4g}" for name, score in self.scores.items())
         record = {"step": at.step, "scores": self.scores, "seconds": round(time.perf_counter() - started, 3)}
         book.note(record, f"step {at.step} validation: {text}{'  (best)' if at.best_step == at.step else ''}")
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, at: Progress) -> None:
         """Writes the model folder, if the recipe said how."""
         saving = self._save_model
         if saving is not None:
-            self._alone(lambda: saving(folder))
+            self._alone(at, lambda: saving(folder))
 
-    def _alone(self, act: Callable[[], Any]) -> Any:
+    def _alone(self, at: Progress, act: Callable[[], Any]) -> Any:
         modes = [(module, module.training) for module in self._unit.modules()]
         self._unit.eval()
         try:
-            with distributed.gathered(self._unit), torch.no_grad():
+            with self._average.in_place(at.step), distributed.gathered(self._unit), torch.no_grad():
                 return distributed.on_rank_zero(act, ranks=self._ranks, group=self._ranks.talk)
         finally:
             for module, training in modes:  # not train(): a recipe may hold parts in eval mode for good

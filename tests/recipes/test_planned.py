@@ -76,8 +76,8 @@ def test_the_step_that_is_planned_is_the_one_that_is_trained() -> None:
 
 
 def test_sharding_divides_what_trains_and_gathers_layers() -> None:
-    def fit(count: int) -> Fit:
-        stage = planned(small("train.parallel=fsdp2"))[0]
+    def fit(count: int, *more: str) -> Fit:
+        stage = planned(small("train.parallel=fsdp2", *more))[0]
         return fit_step(step_of(stage, micro_batches=8 // count), Devices(MACHINE, count))
 
     alone, among = fit(1), fit(8)
@@ -85,6 +85,8 @@ def test_sharding_divides_what_trains_and_gathers_layers() -> None:
     assert among.step_s < alone.step_s / 4
     whole, shared = ({part.part: part for part in each.parts} for each in (alone, among))
     assert shared["lora"].optimizer_bytes == whole["lora"].optimizer_bytes / 8 > 0
+    averaged = {part.part: part for part in fit(1, "train.average_last=0.5").parts}
+    assert averaged["lora"].optimizer_bytes == whole["lora"].optimizer_bytes * 3 / 2
     assert shared[GRADIENTS].held_bytes == pytest.approx(whole[GRADIENTS].held_bytes / 8, abs=1)
     assert shared[BATCH].held_bytes == whole[BATCH].held_bytes > 0
     assert alone.gathered_bytes == 0 < among.gathered_bytes

@@ -57,4 +57,8 @@ def test_where_less_is_better_less_is_kept(copied: list[tuple[str, str]]) -> Non
 def test_a_stage_has_settings_of_its_own_and_shares_the_rest() -> None:
     config = STAGE.train_config(TrainConfig(seed=5, steps=1, metric="other"))
     assert (config.steps, config.metric, config.metric_mode, config.seed) == (7, "composite", "max", 5)
+    common = TrainConfig(average_last=0.5, final_lr_ratio=0.1)
+    own = STAGE.model_copy(update={"average_last": 0.25, "final_lr_ratio": 0.0}).train_config(common)
+    assert (own.average_last, own.final_lr_ratio) == (0.25, 0.0)
+    assert STAGE.train_config(common).average_last == 0.5
     assert STAGE.manifests("root") == [Path("root/sub/train/asr.jsonl"), Path("root/sub/d.jsonl")]

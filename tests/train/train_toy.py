@@ -192,6 +192,7 @@ def main() -> None:
         ("parallel", str, "auto"),
         ("activation-checkpointing", str, "none"),
         ("dropout", float, 0.1),
+        ("average-last", float, 0.5),
         ("delay-s", float, 0.0),
         ("stop-at", int, None),
     ):
