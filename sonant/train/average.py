@@ -15,6 +15,7 @@ from contextlib import contextmanager
 import torch
 
 from sonant.train.optim import trained
+from sonant.train.resume import Progress
 
 _MEAN = "mean"
 
@@ -30,18 +31,18 @@ class WeightAverage:
         self._means = [optimizer.state[weight][_MEAN] for weight in self._weights]
 
     @torch.no_grad()
-    def count(self, step: int) -> None:
-        """Takes in the weights as they are after `step` steps."""
-        counted = step - self._before
-        if counted < 1:
-            return
-        for mean, weight in zip(self._means, self._weights, strict=True):
-            mean.lerp_(weight, 1 / counted)
+    def count(self, at: Progress) -> None:
+        """Takes in the weights as they are after a step; `at.averaged` says how many the means are of."""
+        # Counted, not told from the step: a resumed run may have another share, or more steps.
+        at.averaged = at.averaged + 1 if at.step > self._before else 0
+        if at.averaged:
+            for mean, weight in zip(self._means, self._weights, strict=True):
+                mean.lerp_(weight, 1 / at.averaged)
 
     @contextmanager
-    def in_place(self, step: int) -> Iterator[None]:
-        """Within, after `step` steps, the model's weights are the means, if there are any yet."""
-        begun = step > self._before
+    def in_place(self, at: Progress) -> Iterator[None]:
+        """Within, the model's weights are the means, if there are any yet."""
+        begun = at.averaged > 0
         if begun:
             self._exchange()
         try:

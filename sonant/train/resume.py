@@ -44,6 +44,7 @@ class Progress:
     bad_in_a_row: int = 0
     best: float | None = None
     best_step: int | None = None
+    averaged: int = 0  # steps that the mean weights are of
     task_tokens: dict[str, float] = field(default_factory=dict)  # supervised tokens seen, by task
 
 

@@ -166,7 +166,7 @@ def train(
                 record, rows, news = stepper.step(
                     item, at, waited_s=waited_s, news=lambda: _News(wish.reason, saver.failed)
                 )
-                average.count(at.step)
+                average.count(at)
                 book.step(record | chosen, rows=rows if config.log_rows else None)
                 chosen = {}
                 if stepper.hopeless(at):
@@ -318,7 +318,7 @@ class _Judge:
         modes = [(module, module.training) for module in self._unit.modules()]
         self._unit.eval()
         try:
-            with self._average.in_place(at.step), distributed.gathered(self._unit), torch.no_grad():
+            with self._average.in_place(at), distributed.gathered(self._unit), torch.no_grad():
                 return distributed.on_rank_zero(act, ranks=self._ranks, group=self._ranks.talk)
         finally:
             for module, training in modes:  # not train(): a recipe may hold parts in eval mode for good

@@ -8,6 +8,7 @@ from train_toy import ToyLoss, ToySource, ToySpeechLM, run
 
 from sonant.train.average import WeightAverage
 from sonant.train.optim import make_optimizer, name_groups
+from sonant.train.resume import Progress
 from sonant.train.trainer import TrainConfig, train
 
 
@@ -73,14 +74,25 @@ def test_the_weights_are_back_after_an_error_and_untouched_before_the_first_coun
     model = ToySpeechLM()
     optimizer = make_optimizer(model, name_groups(model, model.groups(), weight_decay=0.0), betas=(0.9, 0.98))
     average = WeightAverage(optimizer, share=0.5, steps=4)
-    average.count(2)
-    with average.in_place(2):
+    at = Progress(step=2)
+    average.count(at)
+    with average.in_place(at):
         assert float(model.scale.detach().sum()) == 3.0
-    average.count(3)
+    at.step = 3
+    average.count(at)
     with torch.no_grad():
         model.scale.add_(2.0)
-    average.count(4)
-    with contextlib.suppress(ZeroDivisionError), average.in_place(4):
+    at.step = 4
+    average.count(at)
+    with contextlib.suppress(ZeroDivisionError), average.in_place(at):
         assert model.scale.tolist() == [2.0, 2.0, 2.0]
         raise ZeroDivisionError
     assert model.scale.tolist() == [3.0, 3.0, 3.0]
+
+
+def test_a_run_that_is_resumed_with_a_larger_share_has_the_mean_of_the_steps_it_counted(tmp_path: Path) -> None:
+    """The count was told from the step once: steps before the stop counted as weights of zero."""
+    run(tmp_path / "wide", stop_at=9, average_last=0.1)
+    run(tmp_path / "wide", resume=True, average_last=0.75)
+    run(tmp_path / "last_three", average_last=0.25)
+    assert saved(tmp_path / "wide") == saved(tmp_path / "last_three")
